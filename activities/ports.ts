@@ -1,0 +1,179 @@
+/** What the outside must provide to the gateway. Implemented in `adapters/`. */
+import type { AuditFacts } from '../core/audit.ts';
+import type { ApprovalClaims, PolicyFile, RunFile } from '../core/contracts.ts';
+import type { Stop, Usage } from '../core/run-contract.ts';
+import type { RequestStatus } from '../core/words.ts';
+import type { PlannerInput, ToolContext } from './define.ts';
+
+/** A tool as the gateway uses it. */
+export interface RegisteredTool {
+  readonly name: string;
+  readonly kind: 'read' | 'write';
+  readonly idempotent: boolean;
+  /** `sha256:` of the canonical form of `{name, kind, idempotent, input JSON Schema, version}`. */
+  readonly tool_hash: string;
+  readonly timeoutMs: number;
+  /** Parses once: the value that comes out is hashed, shown, stored and executed. */
+  parse(args: unknown): { ok: true; value: unknown } | { ok: false; problem: string };
+  /** One line; never throws. */
+  preview(args: unknown): string;
+  execute(args: unknown, context: ToolContext): Promise<unknown>;
+}
+
+export interface Tools {
+  /** Own names only: `constructor` is no tool. */
+  get(name: string): RegisteredTool | undefined;
+  list(): readonly RegisteredTool[];
+}
+
+export interface Planners {
+  /** The planner for a run. Throws HoldpointError `invalid_run` for an unknown module planner. */
+  plan(planner: RunFile['planner'], step: number, input: PlannerInput): Promise<unknown>;
+}
+
+/** The policy in force. */
+export interface LoadedPolicy {
+  readonly policy: PolicyFile;
+  readonly policy_hash: string;
+}
+export interface PolicySource {
+  current(): LoadedPolicy;
+}
+
+export interface Hashing {
+  /** RFC 8785. Throws on what has no canonical form (lone surrogates, non-finite numbers, integers beyond 2^53). */
+  canonical(value: unknown): string;
+  /** `sha256:` + hex of the UTF-8 bytes. */
+  sha256(text: string): string;
+  hashJson(value: unknown): string;
+  /** Hash of `{tool, args}`. */
+  argsHash(tool: string, args: unknown): string;
+}
+
+export interface TokenVerifier {
+  /** Checks signature, `alg`, `typ`, pinned `kid`, issuer, audience and shape. Expiry and binding are the gateway's to check. Never throws. */
+  verify(token: string): Promise<{ ok: true; claims: ApprovalClaims } | { ok: false; reason: string }>;
+}
+
+export interface RunRow {
+  agent: string;
+  owner: string | null;
+  requester: string | null;
+  registered: boolean;
+  input: RunFile;
+  stop: Stop | null;
+  usage: Usage;
+}
+
+export interface CallRow {
+  call_id: string;
+  step: number;
+  position: number;
+  tool: string;
+  kind: 'read' | 'write';
+  tool_hash: string;
+  args_hash: string;
+  reason: string | null;
+  status: 'ready' | 'waiting' | 'executing' | 'done' | 'refused' | 'stopped';
+  pending_id: string | null;
+  fence: number;
+  result_status: 'ok' | 'error' | 'unknown' | null;
+  result: string | null;
+  result_sha256: string | null;
+  result_bytes: number | null;
+  stop: Stop | null;
+  final: boolean | null;
+}
+
+export interface RequestRow {
+  pending_id: string;
+  run_id: string;
+  first_execution_id: string;
+  call_id: string;
+  tool: string;
+  kind: 'read' | 'write';
+  tool_hash: string;
+  args_hash: string;
+  preview: string;
+  agent_reason: string | null;
+  reason: string;
+  rule: string;
+  tier: string;
+  policy_hash: string;
+  agent: string;
+  owner: string | null;
+  requester: string | null;
+  quorum: number;
+  ttl_seconds: number;
+  execute_within_seconds: number;
+  status: RequestStatus;
+  created_at: Date;
+  expires_at: Date;
+  token_exp: number;
+  resolved_at: Date | null;
+  usable_until: Date | null;
+  rejected: number;
+}
+
+export interface DecisionRow {
+  decision_id: string;
+  pending_id: string;
+  run_id: string;
+  approver: string;
+  outcome: 'approved' | 'denied';
+  reason: string | null;
+  token: string;
+  decided_at: Date;
+}
+
+/** Ledger of one run, inside one transaction that holds the run's lock: nothing else happens to this run meanwhile. */
+export interface RunLedger {
+  readonly run_id: string;
+  readonly first_execution_id: string;
+  /** `clock_timestamp()` in milliseconds, read after the lock. Each call reads it anew. */
+  now(): Promise<Date>;
+  run(): Promise<RunRow | undefined>;
+  /** The API's row for this run, whichever execution it is bound to. */
+  registration(): Promise<{ first_execution_id: string | null; agent: string; owner: string; requester: string; input: unknown } | undefined>;
+  insertRun(row: Omit<RunRow, 'stop' | 'usage'>): Promise<void>;
+  stopRun(stop: Stop): Promise<void>;
+  /** Adds to the run's counters; negative numbers release. */
+  addUsage(delta: { steps?: number; tool_calls?: number; active_ms?: number; usd?: number }): Promise<void>;
+  step(step: number): Promise<boolean>;
+  insertStep(step: number): Promise<void>;
+  settleStep(step: number, used: { usd: number; active_ms: number }): Promise<void>;
+
+  call(call_id: string): Promise<CallRow | undefined>;
+  insertCall(row: Pick<CallRow, 'call_id' | 'step' | 'position' | 'tool' | 'kind' | 'tool_hash' | 'args_hash' | 'reason' | 'status'>): Promise<void>;
+  updateCall(call_id: string, change: Partial<Omit<CallRow, 'call_id' | 'step' | 'position'>>): Promise<void>;
+  /** Calls of this run refused before with the same hash, and final or not. */
+  countRefused(args_hash: string): Promise<number>;
+  /** The latest time at which a request of an earlier call of the step was closed. */
+  siblingsClosedAt(step: number, position: number): Promise<Date | null>;
+
+  arguments(args_hash: string): Promise<string | undefined>;
+  insertArguments(args_hash: string, tool: string, canonical: string): Promise<void>;
+
+  request(pending_id: string): Promise<RequestRow | undefined>;
+  insertRequest(row: Omit<RequestRow, 'run_id' | 'first_execution_id' | 'status' | 'resolved_at' | 'usable_until' | 'rejected'>): Promise<void>;
+  updateRequest(pending_id: string, change: Partial<Pick<RequestRow, 'status' | 'quorum' | 'resolved_at' | 'usable_until' | 'rejected'>>): Promise<void>;
+  openRequests(): Promise<RequestRow[]>;
+  decisions(pending_id: string): Promise<DecisionRow[]>;
+  /** False when the decision was used by another call. True when it was free or used by this same key. */
+  consume(decision_id: string, idempotency_key: string): Promise<boolean>;
+
+  /** Takes part in the kill switch: from here to the commit no `kill on` returns, and none that returned before is missed. */
+  engagedControls(agent: string, tool?: string): Promise<{ scope: string; reason: string | null }[]>;
+  /** Roles of an approver who may decide now; undefined when unknown or inactive. */
+  approver(principal: string): Promise<string[] | undefined>;
+
+  /** Appends to the run's chain. Does nothing when an event with this key is there. */
+  append(facts: AuditFacts): Promise<void>;
+}
+
+export interface Ledger {
+  /** Runs `work` in one transaction under the run's lock. Everything or nothing. */
+  withRun<T>(run: { run_id: string; first_execution_id: string }, work: (ledger: RunLedger) => Promise<T>): Promise<T>;
+  /** Finished calls of a run in order, with arguments and results, for the planner. No lock. */
+  transcript(run: { run_id: string; first_execution_id: string }): Promise<(CallRow & { canonical: string | null })[]>;
+}
