@@ -60,7 +60,8 @@ export interface RunRow {
   owner: string | null;
   requester: string | null;
   registered: boolean;
-  input: RunFile;
+  goal: string;
+  ttl_seconds: number | null;
   stop: Stop | null;
   usage: Usage;
 }
@@ -135,7 +136,9 @@ export interface RunLedger {
   run(): Promise<RunRow | undefined>;
   /** The API's row for this run, whichever execution it is bound to. */
   registration(): Promise<{ first_execution_id: string | null; agent: string; owner: string; requester: string; input: unknown } | undefined>;
-  insertRun(row: Omit<RunRow, 'stop' | 'usage'>): Promise<void>;
+  insertRun(row: Omit<RunRow, 'stop' | 'usage'>, input: RunFile): Promise<void>;
+  /** The run file. Apart from {@link RunLedger.run} because a script may be large. */
+  runFile(): Promise<RunFile>;
   stopRun(stop: Stop): Promise<void>;
   /** Adds to the run's counters; negative numbers release. */
   addUsage(delta: { steps?: number; tool_calls?: number; active_ms?: number; usd?: number }): Promise<void>;
@@ -176,4 +179,17 @@ export interface Ledger {
   withRun<T>(run: { run_id: string; first_execution_id: string }, work: (ledger: RunLedger) => Promise<T>): Promise<T>;
   /** Finished calls of a run in order, with arguments and results, for the planner. No lock. */
   transcript(run: { run_id: string; first_execution_id: string }): Promise<(CallRow & { canonical: string | null })[]>;
+}
+
+/** All that the gateway needs from outside. */
+export interface GatewayPorts {
+  readonly ledger: Ledger;
+  readonly tools: Tools;
+  readonly planners: Planners;
+  readonly policy: PolicySource;
+  readonly tokens: TokenVerifier;
+  readonly hashing: Hashing;
+  readonly newId: (prefix: 'run' | 'apr' | 'dec') => string;
+  /** False: the namespace lacks our search attributes, runs leave them out. */
+  readonly searchAttributes: boolean;
 }

@@ -1,9 +1,10 @@
 /** Everything that crosses a process from outside, as zod schemas and the types inferred from them. */
 import { z } from 'zod';
+import { isStorable } from './text.ts';
 import { LIMITS } from './words.ts';
 
-const text = z.string().max(LIMITS.text);
-const name = z.string().min(1).max(200);
+const text = z.string().max(LIMITS.text).refine(isStorable, 'no NUL and no lone surrogate');
+const name = z.string().min(1).max(200).refine(isStorable, 'no NUL and no lone surrogate');
 
 /** A tool name, or a glob in which `*` stands for any run of characters: `crm.*`. */
 export const ToolPattern = z.string().min(1).max(200).regex(/^[A-Za-z0-9_.:*/-]+$/, 'a tool name or glob such as "crm.*"');

@@ -53,6 +53,9 @@ export const UNVERIFIED_AGENT = 'unverified';
 /** `run_id` of events that belong to no run. */
 export const SYSTEM_RUN = 'system';
 
+/** Temporal search attributes of a run, all of type Keyword. */
+export const SEARCH_ATTRIBUTES = { status: 'HoldpointStatus', agent: 'HoldpointAgent', stopReason: 'HoldpointStopReason' } as const;
+
 /** Sizes that every edge enforces, in bytes of UTF-8 unless said otherwise. */
 export const LIMITS = {
   /** Arguments of one call in canonical form. */

@@ -9,7 +9,7 @@ CREATE TABLE runs (               -- written by the API before the workflow star
   agent              text NOT NULL,
   owner              text NOT NULL,
   requester          text NOT NULL,
-  input              jsonb NOT NULL,
+  input              json NOT NULL, -- json, not jsonb: it keeps every string that JSON can hold
   idempotency_key    text,
   created_at         timestamptz(3) NOT NULL DEFAULT clock_timestamp(),
   checked_at         timestamptz(3) NOT NULL DEFAULT clock_timestamp(), -- by the sweeper
@@ -31,8 +31,10 @@ CREATE TABLE run_states (
   agent              text NOT NULL,
   owner              text,
   requester          text,
-  input              jsonb NOT NULL,
-  stop               jsonb,       -- null while the run goes on
+  goal               text NOT NULL DEFAULT '',
+  ttl_seconds        integer,     -- the run file's own, can only shorten
+  input              json NOT NULL,  -- read by the planner alone: it may be large
+  stop               json,       -- null while the run goes on
   stopped_at         timestamptz(3),
   steps              integer NOT NULL DEFAULT 0,
   tool_calls         integer NOT NULL DEFAULT 0,
@@ -77,7 +79,7 @@ CREATE TABLE calls (
   result             text,
   result_sha256      text,
   result_bytes       bigint,
-  stop               jsonb,       -- why it was refused or stopped the run
+  stop               json,       -- why it was refused or stopped the run
   final              boolean,
   active_ms          bigint NOT NULL DEFAULT 0,
   created_at         timestamptz(3) NOT NULL DEFAULT clock_timestamp(),

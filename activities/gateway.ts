@@ -1,0 +1,100 @@
+/**
+ * The gateway: the only path to a tool. It believes of its caller the run's key, which Temporal vouches for, and the
+ * call; everything else it reads from the ledger.
+ */
+import { ApplicationFailure } from '@temporalio/common';
+import type {
+  CallInput, CallResult, CloseRequestInput, CloseRunInput, CloseRunResult, OpenRunInput, OpenRunResult, PlanInput, PlanResult, RequestState, VerifyInput, VerifyResult,
+} from '../core/run-contract.ts';
+import { storableText } from '../core/text.ts';
+import { LIMITS } from '../core/words.ts';
+import { admitCall } from './admit.ts';
+import { refuseCall, stopOf } from './call-context.ts';
+import { executeClaim } from './execute.ts';
+import { closeRun, knownRun, openRun, planNextStep } from './planner.ts';
+import type { GatewayPorts } from './ports.ts';
+import { cancelRequest, closeAtDeadline, requestState } from './requests.ts';
+import { decisionOf, proveToken, recordRejection } from './tokens.ts';
+
+/** Workflow id and first execution id. */
+export interface RunKey {
+  run_id: string;
+  first_execution_id: string;
+}
+
+/** What an agent run can ask. Each function may be repeated: twice is once. */
+export interface Gateway {
+  openRun(key: RunKey, input: Omit<OpenRunInput, 'first_execution_id'>): Promise<OpenRunResult>;
+  planNextStep(key: RunKey, input: Omit<PlanInput, 'first_execution_id'>): Promise<PlanResult>;
+  callTool(key: RunKey, input: Omit<CallInput, 'first_execution_id'>): Promise<CallResult>;
+  verifyDecisions(key: RunKey, input: Omit<VerifyInput, 'first_execution_id'>): Promise<VerifyResult>;
+  closeRequest(key: RunKey, input: Omit<CloseRequestInput, 'first_execution_id'>): Promise<RequestState>;
+  closeRun(key: RunKey, input: Omit<CloseRunInput, 'first_execution_id'>): Promise<CloseRunResult>;
+}
+
+export function createGateway(ports: GatewayPorts): Gateway {
+  return {
+    openRun: (key, input) => openRun(ports, key, input),
+    planNextStep: (key, input) => planNextStep(ports, key, input.step),
+    callTool: (key, input) => callTool(ports, key, input),
+    verifyDecisions: (key, input) => verifyDecisions(ports, key, input),
+    closeRequest: (key, input) => closeRequest(ports, key, input),
+    closeRun: (key, input) => closeRun(ports, key, input),
+  };
+}
+
+async function callTool(ports: GatewayPorts, key: RunKey, given: Omit<CallInput, 'first_execution_id'>): Promise<CallResult> {
+  const input = storableInput(given);
+  if (!/^\d{1,9}\.\d{1,9}$/.test(input.call_id)) throw ApplicationFailure.nonRetryable('call_id is not of the form step.position', 'invalid_request');
+  const unique = new Set(Array.isArray(input.tokens) ? input.tokens.slice(0, LIMITS.batch) : []);
+  const tokens = await Promise.all([...unique].map((token) => proveToken(ports.tokens, token)));
+  const admission = await ports.ledger.withRun(key, async (ledger) => admitCall({ ports, ledger, run: await knownRun(ledger), input, loaded: ports.policy.current(), tokens }));
+  return admission.type === 'answer' ? admission.result : executeClaim(ports, key, input.call_id, admission.claim);
+}
+
+/** The caller may be any workflow, so nothing is taken for what its type says. */
+function storableInput(input: Omit<CallInput, 'first_execution_id'>): Omit<CallInput, 'first_execution_id'> {
+  const { reason, ...rest } = input;
+  return {
+    ...rest,
+    call_id: String(input.call_id),
+    tool: storableText(String(input.tool)).slice(0, 200),
+    mode: input.mode === 'execute' ? 'execute' : 'evaluate',
+    ...(typeof reason === 'string' ? { reason: storableText(reason).slice(0, LIMITS.text) } : {}),
+  };
+}
+
+/** Judges mail without executing anything: bad mail is recorded, good mail only confirms what the ledger holds already. */
+async function verifyDecisions(ports: GatewayPorts, key: RunKey, input: Omit<VerifyInput, 'first_execution_id'>): Promise<VerifyResult> {
+  const messages = input.messages.slice(0, LIMITS.batch);
+  const proven = await Promise.all(messages.map(async (message) => ({ message, token: await proveToken(ports.tokens, message.token) })));
+  return ports.ledger.withRun(key, async (ledger) => {
+    const loaded = ports.policy.current();
+    for (const { message, token } of proven) {
+      const request = await ledger.request(message.pending_id);
+      if (!request) continue;
+      const expected = message.signal === 'approval_granted' ? 'approved' : 'denied';
+      const result = await decisionOf(ledger, request, await ledger.decisions(request.pending_id), token, expected, await ledger.now());
+      if ('problem' in result) await recordRejection(ledger, request, result.problem, `a token in ${message.signal}`);
+    }
+    const requests: RequestState[] = [];
+    for (const pendingId of input.open) requests.push(await requestState(ledger, loaded, pendingId));
+    return { requests };
+  });
+}
+
+async function closeRequest(ports: GatewayPorts, key: RunKey, input: Omit<CloseRequestInput, 'first_execution_id'>): Promise<RequestState> {
+  return ports.ledger.withRun(key, async (ledger) => {
+    const run = await knownRun(ledger);
+    const loaded = ports.policy.current();
+    if (input.why === 'deadline') return closeAtDeadline(ledger, loaded, run, input.pending_id);
+    const request = await ledger.request(input.pending_id);
+    if (!request) return requestState(ledger, loaded, input.pending_id);
+    const call = await ledger.call(request.call_id);
+    if (call?.status !== 'waiting' || call.pending_id !== request.pending_id) return requestState(ledger, loaded, input.pending_id);
+    await cancelRequest(ledger, request, input.detail ?? 'cancelled', 'the run ended');
+    const stop = stopOf('cancelled', `the request for ${request.tool} was closed because the run ended`, request);
+    const refused = await refuseCall(ledger, loaded, call, stop, true);
+    return { pending_id: input.pending_id, status: 'refused', final: refused.final, stop: refused.stop };
+  });
+}

@@ -1,0 +1,98 @@
+/** The embedded Temporal server: Temporal's own dev server, loopback only, with settings that suit one machine. */
+import { spawn, type ChildProcess } from 'node:child_process';
+import { openSync, closeSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { HoldpointError, messageOf } from '../../core/errors.ts';
+import { waitUntil } from './processes.ts';
+
+/** One history shard polls 20 times a second by default: 50 ms for each step. One task-queue partition: no burst stalls. */
+const DYNAMIC_CONFIG = [
+  'system.enableActivityEagerExecution=true',
+  'history.transferProcessorMaxPollRPS=2000',
+  'history.timerProcessorMaxPollRPS=2000',
+  'history.visibilityProcessorMaxPollRPS=2000',
+  'matching.numTaskqueueReadPartitions=1',
+  'matching.numTaskqueueWritePartitions=1',
+];
+
+/** What runs set so that lists in Temporal Web can be filtered. */
+export const SEARCH_ATTRIBUTES = ['HoldpointStatus', 'HoldpointAgent', 'HoldpointStopReason'] as const;
+
+const RETENTION_DAYS = 30;
+
+export interface TemporalOptions {
+  program: string;
+  port: number;
+  webPort: number;
+  /** SQLite file; absent = in memory. */
+  dbFile?: string;
+  /** Its output goes there. */
+  logFile: string;
+  /** False: a namespace without our search attributes. Default true. */
+  searchAttributes?: boolean;
+}
+
+export interface TemporalServer {
+  process: ChildProcess;
+  address: string;
+  web: string;
+}
+
+/** Starts the server and waits until its namespace answers. When that fails, nothing is left running. */
+export async function startTemporal(options: TemporalOptions, onSpawn: (process: ChildProcess) => void = () => {}): Promise<TemporalServer> {
+  const child = spawnServer(options);
+  onSpawn(child);
+  const address = `127.0.0.1:${options.port}`;
+  try {
+    await prepareNamespace(address, child);
+  } catch (error) {
+    child.kill('SIGKILL');
+    const log = (await readFile(options.logFile, 'utf8').catch(() => '')).trim().split('\n').slice(-5).join('\n');
+    throw new HoldpointError('temporal_unreachable', `the Temporal server did not start on ${address}: ${messageOf(error)}\n${log}`, {
+      cause: error,
+      hint: `its log is ${options.logFile}`,
+    });
+  }
+  return { process: child, address, web: `http://127.0.0.1:${options.webPort}` };
+}
+
+function spawnServer(options: TemporalOptions): ChildProcess {
+  const args = ['server', 'start-dev', '--ip', '127.0.0.1', '--port', String(options.port), '--ui-port', String(options.webPort), '--log-level', 'warn'];
+  if (options.dbFile !== undefined) args.push('--db-filename', options.dbFile);
+  if (options.searchAttributes !== false) for (const name of SEARCH_ATTRIBUTES) args.push('--search-attribute', `${name}=Keyword`);
+  for (const value of DYNAMIC_CONFIG) args.push('--dynamic-config-value', value);
+  const log = openSync(options.logFile, 'a', 0o600);
+  const env = { PATH: process.env.PATH, HOME: process.env.HOME };
+  // A process group of its own: Ctrl-C in the terminal reaches `up` alone, which stops its parts in order.
+  const child = spawn(options.program, args, { env, stdio: ['ignore', log, log], detached: true });
+  child.on('error', () => {});
+  closeSync(log);
+  return child;
+}
+
+async function prepareNamespace(address: string, child: ChildProcess): Promise<void> {
+  const { Connection } = await import('@temporalio/client');
+  const connection = Connection.lazy({ address, connectTimeout: '2s' });
+  let last: unknown = new Error('no answer');
+  try {
+    const ready = await waitUntil(
+      async () => {
+        if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) throw new Error('the process ended at once');
+        try {
+          await connection.withDeadline(Date.now() + 2_000, () => connection.workflowService.describeNamespace({ namespace: 'default' }));
+          return true;
+        } catch (error) {
+          last = error;
+          return false;
+        }
+      },
+      30_000,
+      50,
+    );
+    if (!ready) throw last;
+    const { msToTs } = await import('@temporalio/common/lib/time.js');
+    await connection.workflowService.updateNamespace({ namespace: 'default', config: { workflowExecutionRetentionTtl: msToTs(`${RETENTION_DAYS} days`) } });
+  } finally {
+    await connection.close();
+  }
+}

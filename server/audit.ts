@@ -1,0 +1,122 @@
+/** The audit trail over HTTP: pages, export, verification. */
+import type { AuditEvent } from '../core/audit.ts';
+import type { AuditPage, AuditReport, ExportLine } from '../client/types.ts';
+import { verifyAudit } from '../adapters/audit-verify.ts';
+import type { CheckpointFile, StoredCheckpoint } from '../adapters/checkpoint.ts';
+import { type Client, type Pool, transaction } from '../adapters/database.ts';
+import { HoldpointError } from '../core/errors.ts';
+import type { ServerContext } from './ports.ts';
+import { SEAL_LOCK } from './sealer.ts';
+
+const COLUMNS = `run_id, seq, event_key, at, agent, owner, requester, tool, tool_hash, call_id, pending_id, outcome, reason, detail, rule, tier,
+  policy_hash, args_hash, approver, token, result, prev_hash, hash`;
+const BATCH = 2_000;
+
+type EventRow = Omit<AuditEvent, 'at'> & { at: Date };
+
+const eventOf = (row: EventRow): AuditEvent => ({ ...row, at: row.at.toISOString() });
+
+export interface AuditFilter {
+  run?: string | undefined;
+  since?: Date | undefined;
+  tool?: string | undefined;
+  outcome?: string | undefined;
+  cursor?: string | undefined;
+  limit: number;
+}
+
+/** Events in order of time, run and number. */
+export async function auditPage(pool: Pool, filter: AuditFilter): Promise<AuditPage> {
+  const after = filter.cursor === undefined ? undefined : readCursor(filter.cursor);
+  const { rows } = await pool.query<EventRow>(
+    `SELECT ${COLUMNS} FROM audit_events
+     WHERE ($1::text IS NULL OR run_id = $1) AND ($2::timestamptz IS NULL OR at >= $2) AND ($3::text IS NULL OR tool = $3) AND ($4::text IS NULL OR outcome = $4)
+     AND ($5::timestamptz IS NULL OR (at, run_id, seq) > ($5, $6, $7::bigint))
+     ORDER BY at, run_id, seq LIMIT $8`,
+    [filter.run ?? null, filter.since ?? null, filter.tool ?? null, filter.outcome ?? null, after?.at ?? null, after?.run_id ?? null, after?.seq ?? null, filter.limit + 1],
+  );
+  const events = rows.slice(0, filter.limit).map(eventOf);
+  const last = events.at(-1);
+  return { events, next: rows.length > filter.limit && last ? writeCursor(last) : null };
+}
+
+function writeCursor({ at, run_id, seq }: AuditEvent): string {
+  return Buffer.from(JSON.stringify([at, run_id, seq])).toString('base64url');
+}
+
+function readCursor(cursor: string): { at: Date; run_id: string; seq: number } {
+  try {
+    const value: unknown = JSON.parse(Buffer.from(cursor, 'base64url').toString('utf8'));
+    if (Array.isArray(value)) {
+      const [at, runId, seq] = value as unknown[];
+      const time = new Date(String(at));
+      if (!Number.isNaN(time.getTime()) && typeof runId === 'string' && Number.isSafeInteger(seq)) return { at: time, run_id: runId, seq: Number(seq) };
+    }
+  } catch {
+    // Falls through to the refusal.
+  }
+  throw new HoldpointError('invalid_request', 'cursor: not one that this API gave out');
+}
+
+interface Snapshot {
+  fileLines: string[] | undefined;
+  stored: StoredCheckpoint[];
+  heads: Map<string, { seq: number; hash: string }>;
+  events: (run?: string) => AsyncGenerator<AuditEvent>;
+}
+
+/**
+ * The whole trail at one moment. The lock keeps the sealer from writing while the file is read and the snapshot taken,
+ * and the file is read first: all that it names must be in the database then.
+ */
+async function withSnapshot<T>(pool: Pool, file: CheckpointFile, work: (snapshot: Snapshot) => Promise<T>): Promise<T> {
+  const reader = await pool.connect();
+  try {
+    const { fileLines, stored } = await transaction(pool, async (client) => {
+      await client.query(`SELECT pg_advisory_xact_lock_shared(${SEAL_LOCK})`);
+      const lines = await file.lines();
+      await reader.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
+      return { fileLines: lines, stored: await readCheckpoints(reader) };
+    });
+    const heads = await reader.query<{ run_id: string; seq: number; hash: string }>('SELECT run_id, seq, hash FROM run_heads');
+    return await work({ fileLines, stored, heads: new Map(heads.rows.map((row) => [row.run_id, row])), events: (run) => readEvents(reader, run) });
+  } finally {
+    const broken = await reader.query('ROLLBACK').then(() => undefined, (error: unknown) => (error instanceof Error ? error : true));
+    reader.release(broken);
+  }
+}
+
+async function readCheckpoints(client: Client): Promise<StoredCheckpoint[]> {
+  const { rows } = await client.query<{ n: number; at: Date; jws: string }>('SELECT n, at, jws FROM checkpoints ORDER BY n');
+  return rows.map((row) => ({ n: row.n, at: row.at.toISOString(), jws: row.jws }));
+}
+
+async function* readEvents(client: Client, run: string | undefined): AsyncGenerator<AuditEvent> {
+  let runId = '';
+  let seq = 0;
+  for (;;) {
+    const { rows } = await client.query<EventRow>(
+      `SELECT ${COLUMNS} FROM audit_events WHERE (run_id, seq) > ($1, $2::bigint) AND ($3::text IS NULL OR run_id = $3) ORDER BY run_id, seq LIMIT $4`,
+      [runId, seq, run ?? null, BATCH],
+    );
+    for (const row of rows) yield eventOf(row);
+    const last = rows.at(-1);
+    if (!last || rows.length < BATCH) return;
+    runId = last.run_id;
+    seq = last.seq;
+  }
+}
+
+export async function auditReport(context: ServerContext, file: CheckpointFile): Promise<AuditReport> {
+  return withSnapshot(context.pool, file, ({ fileLines, stored, heads, events }) =>
+    verifyAudit({ events: events(), fileLines: fileLines ?? [], stored, keys: context.keys.pinned, heads }));
+}
+
+/** Lines of an export: keys, checkpoints, events. Without `run` whole, with it that run's events alone. */
+export async function exportAudit(context: ServerContext, file: CheckpointFile, run: string | undefined, write: (line: ExportLine) => Promise<void>): Promise<void> {
+  await withSnapshot(context.pool, file, async ({ stored, events }) => {
+    for (const jwk of context.keys.trusted) await write({ type: 'key', kid: jwk.kid, jwk: { ...jwk } });
+    for (const { n, at, jws } of stored) await write({ type: 'checkpoint', n, at, jws });
+    for await (const event of events(run)) await write({ type: 'event', event });
+  });
+}

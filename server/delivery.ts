@@ -1,0 +1,75 @@
+/** Tells Temporal of committed decisions: at once, and again until it has taken them. A second signal is harmless. */
+import { messageOf } from '../core/errors.ts';
+import type { DecisionToDeliver } from './decisions.ts';
+import { type Loop, startLoop } from './loop.ts';
+import type { ServerContext } from './ports.ts';
+
+export interface Delivery {
+  /** Starts to deliver one decision now and does not wait for it; what fails, the loop repeats. */
+  deliverSoon(decision: DecisionToDeliver): void;
+  stop(): Promise<void>;
+}
+
+const BATCH = 100;
+const MIN_PAUSE_MS = 1_000;
+const MAX_PAUSE_MS = 10_000;
+
+/** The loop leaves what is this young to whoever committed it. */
+const FRESH_MS = 2_000;
+
+export function startDelivery(context: ServerContext): Delivery {
+  const inFlight = new Set<Promise<void>>();
+  let pause = MIN_PAUSE_MS;
+  const loop: Loop = startLoop('delivery', async () => {
+    const { delivered, failed } = await deliverDue(context);
+    pause = failed > 0 && delivered === 0 ? Math.min(pause * 2, MAX_PAUSE_MS) : MIN_PAUSE_MS;
+    return pause;
+  }, context.log);
+  return {
+    deliverSoon(decision) {
+      const attempt = deliverOne(context, decision).then((taken) => {
+        // Temporal is back: what waited need not wait longer.
+        if (taken && pause > MIN_PAUSE_MS) loop.wake();
+      }, (error: unknown) => context.log.warn({ decision_id: decision.decision_id, error: messageOf(error) }, 'a decision waits for its delivery'));
+      inFlight.add(attempt);
+      void attempt.finally(() => inFlight.delete(attempt));
+    },
+    async stop() {
+      await loop.stop();
+      await Promise.allSettled(inFlight);
+    },
+  };
+}
+
+/** Delivers what is due, the least often tried first, so that a bad one does not hold up others. */
+export async function deliverDue(context: ServerContext): Promise<{ delivered: number; failed: number }> {
+  const { rows } = await context.pool.query<DecisionToDeliver>(
+    `SELECT decision_id, run_id, pending_id, outcome, token FROM decisions
+     WHERE delivered_at IS NULL AND decided_at < clock_timestamp() - $1 * interval '1 millisecond'
+     ORDER BY attempts, decided_at LIMIT $2`,
+    [FRESH_MS, BATCH],
+  );
+  let delivered = 0;
+  let failed = 0;
+  for (const decision of rows) {
+    if (await deliverOne(context, decision)) delivered += 1;
+    else failed += 1;
+    // A server that is down answers nobody: what is left waits for the next round.
+    if (failed >= 3 && delivered === 0) break;
+  }
+  return { delivered, failed };
+}
+
+async function deliverOne(context: ServerContext, decision: DecisionToDeliver): Promise<boolean> {
+  const { decision_id, run_id, pending_id, outcome, token } = decision;
+  try {
+    const taken = await context.runs.deliver({ run_id, pending_id, outcome, token });
+    await context.pool.query('UPDATE decisions SET delivered_at = clock_timestamp(), attempts = attempts + 1 WHERE decision_id = $1 AND delivered_at IS NULL', [decision_id]);
+    context.log.debug({ decision_id, run_id, taken }, 'a decision was delivered');
+    return true;
+  } catch (error) {
+    context.log.warn({ decision_id, run_id, error: messageOf(error) }, 'Temporal did not take a decision; it will be told again');
+    await context.pool.query('UPDATE decisions SET attempts = attempts + 1 WHERE decision_id = $1', [decision_id]).catch(() => {});
+    return false;
+  }
+}

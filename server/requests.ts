@@ -1,0 +1,114 @@
+/** Approval requests as the decision service reads them, and as people are shown them. */
+import type { DecisionRow, PolicySource, RequestRow } from '../activities/ports.ts';
+import { ledgerNow } from '../adapters/chain.ts';
+import { type Client, type Pool, transaction } from '../adapters/database.ts';
+import { argsHash } from '../adapters/hashing.ts';
+import type { ApprovalView, Vote } from '../client/types.ts';
+import { canDecide, missingVotes } from '../core/approval.ts';
+import { HoldpointError } from '../core/errors.ts';
+import { evaluatePolicy } from '../core/policy.ts';
+import type { RequestStatus } from '../core/words.ts';
+import { makeVisible } from '../core/visible.ts';
+
+/** Shown instead of arguments that nobody may approve. */
+export const ARGUMENTS_ALTERED = '[the stored arguments are not the ones that this request was made for: it cannot be decided]';
+
+/** Votes that are needed now: never fewer than when the request was made, more when the policy in force asks for more. */
+export function requiredQuorum(policy: PolicySource, request: RequestRow): number {
+  const rule = evaluatePolicy(policy.current().policy, { tool: request.tool, kind: request.kind, verified: request.owner !== null });
+  return Math.max(request.quorum, rule.outcome === 'approval_required' ? rule.quorum : 1);
+}
+
+/** The stored arguments of a request, or undefined when they are gone or not those that were hashed. */
+export async function trueArguments(client: Client, request: RequestRow): Promise<{ canonical: string; value: unknown } | undefined> {
+  const { rows } = await client.query<{ canonical: string }>('SELECT canonical FROM arguments WHERE args_hash = $1', [request.args_hash]);
+  return rows[0] && matching(rows[0].canonical, request);
+}
+
+function matching(canonical: string, request: RequestRow): { canonical: string; value: unknown } | undefined {
+  try {
+    const value: unknown = JSON.parse(canonical);
+    return argsHash(request.tool, value) === request.args_hash ? { canonical, value } : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+export type CountedVote = DecisionRow & { readonly counts: boolean };
+
+/** All votes on a request. `counts`: its voter may still decide, as the gateway will ask again. */
+export async function votesOn(client: Client, requests: readonly RequestRow[]): Promise<Map<string, CountedVote[]>> {
+  const votes = new Map<string, CountedVote[]>(requests.map((request) => [request.pending_id, []]));
+  const sql = `SELECT d.*, a.roles FROM decisions d LEFT JOIN approvers a ON a.principal = d.approver AND a.active
+    WHERE d.pending_id = ANY($1) ORDER BY d.decided_at, d.decision_id`;
+  const { rows } = await client.query<DecisionRow & { roles: string[] | null }>(sql, [requests.map((request) => request.pending_id)]);
+  for (const { roles, ...vote } of rows) {
+    const request = requests.find((one) => one.pending_id === vote.pending_id);
+    if (!request) continue;
+    const counts = roles !== null && canDecide({ principal: vote.approver, roles }, request).ok;
+    votes.get(vote.pending_id)?.push({ ...vote, counts });
+  }
+  return votes;
+}
+
+export function voteView(vote: Pick<DecisionRow, 'decision_id' | 'approver' | 'outcome' | 'reason' | 'decided_at'>): Vote {
+  const { decision_id, approver, outcome, reason, decided_at } = vote;
+  return { decision_id, approver, outcome, reason, decided_at: decided_at.toISOString() };
+}
+
+export interface ApprovalFilter {
+  status?: RequestStatus | undefined;
+  run?: string | undefined;
+  limit: number;
+}
+
+/** Requests, the most urgent first; closed ones by the same order. */
+export async function listApprovals(pool: Pool, policy: PolicySource, filter: ApprovalFilter): Promise<ApprovalView[]> {
+  return transaction(pool, async (client) => {
+    // Spelled out for `open`, so that the partial index of open requests is used.
+    const status = filter.status === 'open' ? `status = 'open' AND $1::text = 'open'` : '($1::text IS NULL OR status = $1)';
+    const sql = `SELECT * FROM approval_requests WHERE ${status} AND ($2::text IS NULL OR run_id = $2) ORDER BY expires_at, pending_id LIMIT $3`;
+    const { rows } = await client.query<RequestRow>(sql, [filter.status ?? null, filter.run ?? null, filter.limit]);
+    return viewsOf(client, policy, rows);
+  });
+}
+
+export async function getApproval(pool: Pool, policy: PolicySource, pendingId: string): Promise<ApprovalView> {
+  return transaction(pool, async (client) => {
+    const { rows } = await client.query<RequestRow>('SELECT * FROM approval_requests WHERE pending_id = $1', [pendingId]);
+    const [view] = await viewsOf(client, policy, rows);
+    if (!view) throw new HoldpointError('not_found', `there is no approval request ${pendingId}`, { hint: 'holdpoint pending' });
+    return view;
+  });
+}
+
+async function viewsOf(client: Client, policy: PolicySource, requests: readonly RequestRow[]): Promise<ApprovalView[]> {
+  if (requests.length === 0) return [];
+  const votes = await votesOn(client, requests);
+  const sql = 'SELECT args_hash, canonical FROM arguments WHERE args_hash = ANY($1)';
+  const stored = await client.query<{ args_hash: string; canonical: string }>(sql, [requests.map((request) => request.args_hash)]);
+  const canonical = new Map(stored.rows.map((row) => [row.args_hash, row.canonical]));
+  const now = await ledgerNow(client);
+  return requests.map((request) => viewOf(request, canonical.get(request.args_hash), votes.get(request.pending_id) ?? [], requiredQuorum(policy, request), now));
+}
+
+function viewOf(request: RequestRow, canonical: string | undefined, votes: readonly CountedVote[], quorum: number, now: Date): ApprovalView {
+  const { pending_id, run_id, call_id, status, tool, kind, args_hash, preview, reason, rule, tier, policy_hash, tool_hash, agent, owner, requester } = request;
+  const args = canonical === undefined ? undefined : matching(canonical, request);
+  return {
+    pending_id, run_id, call_id, status, tool, kind,
+    args_text: args ? makeVisible(JSON.stringify(args.value, null, 2)) : ARGUMENTS_ALTERED,
+    args: args ? args.value : null,
+    args_hash,
+    args_bytes: args ? Buffer.byteLength(args.canonical, 'utf8') : 0,
+    preview, reason, rule, tier, policy_hash, tool_hash, agent, owner, requester,
+    agent_reason: request.agent_reason,
+    quorum,
+    missing: missingVotes(votes.filter((vote) => vote.counts), quorum),
+    votes: votes.map(voteView),
+    created_at: request.created_at.toISOString(),
+    expires_at: request.expires_at.toISOString(),
+    remaining_ms: Math.max(0, request.expires_at.getTime() - now.getTime()),
+    usable_until: request.usable_until?.toISOString() ?? null,
+  };
+}

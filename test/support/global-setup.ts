@@ -1,0 +1,109 @@
+/** Starts one PostgreSQL and one Temporal server for the whole test run and builds the workflow bundle once. */
+import { existsSync } from 'node:fs';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { TestProject } from 'vitest/node';
+import { migrate } from '../../adapters/database.ts';
+import { prepareExamples } from '../../cli/stack/examples.ts';
+import { freePorts } from '../../cli/stack/ports.ts';
+import { startPostgres, stopPostgres } from '../../cli/stack/postgres.ts';
+import { identify, stopProcess } from '../../cli/stack/processes.ts';
+import { ensureTemporal } from '../../cli/stack/temporal-binary.ts';
+import { startTemporal } from '../../cli/stack/temporal.ts';
+import pg from 'pg';
+import { PASSWORDS, TEMPLATE } from './names.ts';
+
+declare module 'vitest' {
+  export interface ProvidedContext {
+    /** Superuser's address of an empty database; use `freshDatabase()`. */
+    adminDatabaseUrl: string;
+    temporalAddress: string;
+    temporalWeb: string;
+    temporalProgram: string;
+    /** JavaScript file for `Worker.create({ workflowBundle: { codePath } })`; empty while there are no workflows. */
+    workflowBundlePath: string;
+  }
+}
+
+const report = (message: string): void => void process.stderr.write(`${message}\n`);
+
+export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  const folder = await mkdtemp(join(tmpdir(), 'holdpoint-test-'));
+  const stops: (() => Promise<void>)[] = [];
+  const teardown = async (): Promise<void> => {
+    for (const stop of stops.reverse()) await stop();
+    await rm(folder, { recursive: true, force: true });
+  };
+  try {
+    const program = await ensureTemporal(report);
+    const [postgres, temporal, bundle] = await Promise.all([database(folder, stops), server(program, folder, stops), workflowBundle(folder)]);
+    project.provide('adminDatabaseUrl', postgres);
+    project.provide('temporalAddress', temporal.address);
+    project.provide('temporalWeb', temporal.web);
+    project.provide('temporalProgram', program);
+    project.provide('workflowBundlePath', bundle);
+  } catch (error) {
+    await teardown();
+    throw error;
+  }
+  return teardown;
+}
+
+async function database(folder: string, stops: (() => Promise<void>)[]): Promise<string> {
+  await mkdir(join(folder, 'pg'));
+  const started = await startPostgres({ folder: join(folder, 'pg'), logFile: join(folder, 'postgres.log'), unsafeFast: true }, () => {});
+  stops.push(async () => {
+    await stopPostgres(started.process);
+    await rm(started.home, { recursive: true, force: true });
+  });
+  await makeTemplate(started.adminUrl);
+  return started.adminUrl;
+}
+
+/** Tests copy this database: roles belong to the whole server, so only one process may make them. */
+async function makeTemplate(adminUrl: string): Promise<void> {
+  const client = new pg.Client({ connectionString: adminUrl });
+  await client.connect();
+  await client.query(`CREATE DATABASE ${TEMPLATE}`);
+  await client.end();
+  const url = new URL(adminUrl);
+  url.pathname = `/${TEMPLATE}`;
+  await migrate(url.href, PASSWORDS);
+  await prepareExamples(url.href, PASSWORDS.examples);
+}
+
+async function server(program: string, folder: string, stops: (() => Promise<void>)[]): Promise<{ address: string; web: string }> {
+  const [port = 0, webPort = 0] = await freePorts(2);
+  const started = await startTemporal({ program, port, webPort, logFile: join(folder, 'temporal.log') });
+  stops.push(async () => {
+    const identity = started.process.pid === undefined ? undefined : identify(started.process.pid);
+    if (identity !== undefined) await stopProcess(identity, ['SIGTERM', 'SIGKILL'], 5_000);
+  });
+  return started;
+}
+
+async function workflowBundle(folder: string): Promise<string> {
+  const here = (path: string): URL => new URL(`../../${path}`, import.meta.url);
+  if (!existsSync(here('workflows/index.ts'))) return '';
+  const file = join(folder, 'workflow-bundle.js');
+  try {
+    const code = existsSync(here('worker/bundle.ts')) ? await ownBundle(here('worker/bundle.ts').href) : await plainBundle(here('workflows/index.ts').pathname);
+    await writeFile(file, code);
+    return file;
+  } catch (error) {
+    // Tests without workflows still run; those with one find no bundle and fail with this message above them.
+    report(`the workflow bundle cannot be built: ${error instanceof Error ? error.message : String(error)}`);
+    return '';
+  }
+}
+
+async function ownBundle(module: string): Promise<string> {
+  const { buildWorkflowBundle } = (await import(module)) as { buildWorkflowBundle: () => Promise<{ code: string }> };
+  return (await buildWorkflowBundle()).code;
+}
+
+async function plainBundle(workflowsPath: string): Promise<string> {
+  const { bundleWorkflowCode, DefaultLogger } = await import('@temporalio/worker');
+  return (await bundleWorkflowCode({ workflowsPath, logger: new DefaultLogger('WARN') })).code;
+}
