@@ -114,7 +114,7 @@ export interface Problem {
   details?: Record<string, unknown>;
 }
 
-/** A line of `audit export`: NDJSON, events in order of run and seq, then checkpoints, then public keys. */
+/** A line of `audit export`: NDJSON, public keys, then checkpoints, then events in order of run and seq. */
 export type ExportLine =
   | { type: 'event'; event: AuditEvent }
   | { type: 'checkpoint'; n: number; at: string; jws: string }

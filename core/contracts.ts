@@ -14,7 +14,7 @@ export const Identifier = z.string().min(1).max(120).regex(/^[A-Za-z][A-Za-z0-9_
 
 const TtlSeconds = z.int().min(1).max(31_536_000);
 
-/** One rule of the policy. `when` (CEL) has its place here; until conditions are implemented a file that uses it is refused. */
+/** One rule of the policy. A condition (`when`) will have its place here; a file that uses one today is refused. */
 export const Rule = z.strictObject({
   id: Identifier,
   tools: z.array(ToolPattern).min(1),

@@ -14,7 +14,12 @@ const BATCH = 2_000;
 
 type EventRow = Omit<AuditEvent, 'at'> & { at: Date };
 
-const eventOf = (row: EventRow): AuditEvent => ({ ...row, at: row.at.toISOString() });
+const eventOf = (row: EventRow): AuditEvent => ({ ...row, at: isoOf(row.at) });
+
+/** A time that no writer of ours can have written (`infinity`) stays readable, and fails its hash. */
+function isoOf(time: unknown): string {
+  return time instanceof Date && !Number.isNaN(time.getTime()) ? time.toISOString() : String(time);
+}
 
 export interface AuditFilter {
   run?: string | undefined;
@@ -59,36 +64,43 @@ function readCursor(cursor: string): { at: Date; run_id: string; seq: number } {
 }
 
 interface Snapshot {
-  fileLines: string[] | undefined;
-  stored: StoredCheckpoint[];
-  heads: Map<string, { seq: number; hash: string }>;
-  events: (run?: string) => AsyncGenerator<AuditEvent>;
+  readonly fileLines: string[] | undefined;
+  readonly stored: StoredCheckpoint[];
+  readonly heads: ReadonlyMap<string, { seq: number; hash: string }>;
+  events(run?: string): AsyncGenerator<AuditEvent>;
+  close(): Promise<void>;
 }
 
 /**
  * The whole trail at one moment. The lock keeps the sealer from writing while the file is read and the snapshot taken,
  * and the file is read first: all that it names must be in the database then.
  */
-async function withSnapshot<T>(pool: Pool, file: CheckpointFile, work: (snapshot: Snapshot) => Promise<T>): Promise<T> {
+async function openSnapshot(pool: Pool, file: CheckpointFile): Promise<Snapshot> {
   const reader = await pool.connect();
+  const close = async (): Promise<void> => {
+    const broken = await reader.query('ROLLBACK').then(() => undefined, (error: unknown) => (error instanceof Error ? error : true));
+    reader.release(broken);
+  };
   try {
     const { fileLines, stored } = await transaction(pool, async (client) => {
       await client.query(`SELECT pg_advisory_xact_lock_shared(${SEAL_LOCK})`);
       const lines = await file.lines();
       await reader.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY');
+      // Whoever downloads an export slowly is not cut off at once.
+      await reader.query(`SET LOCAL idle_in_transaction_session_timeout = '10min'`);
       return { fileLines: lines, stored: await readCheckpoints(reader) };
     });
-    const heads = await reader.query<{ run_id: string; seq: number; hash: string }>('SELECT run_id, seq, hash FROM run_heads');
-    return await work({ fileLines, stored, heads: new Map(heads.rows.map((row) => [row.run_id, row])), events: (run) => readEvents(reader, run) });
-  } finally {
-    const broken = await reader.query('ROLLBACK').then(() => undefined, (error: unknown) => (error instanceof Error ? error : true));
-    reader.release(broken);
+    const { rows } = await reader.query<{ run_id: string; seq: number; hash: string }>('SELECT run_id, seq, hash FROM run_heads');
+    return { fileLines, stored, heads: new Map(rows.map((row) => [row.run_id, row])), events: (run) => readEvents(reader, run), close };
+  } catch (error) {
+    await close();
+    throw error;
   }
 }
 
 async function readCheckpoints(client: Client): Promise<StoredCheckpoint[]> {
   const { rows } = await client.query<{ n: number; at: Date; jws: string }>('SELECT n, at, jws FROM checkpoints ORDER BY n');
-  return rows.map((row) => ({ n: row.n, at: row.at.toISOString(), jws: row.jws }));
+  return rows.map((row) => ({ n: row.n, at: isoOf(row.at), jws: row.jws }));
 }
 
 async function* readEvents(client: Client, run: string | undefined): AsyncGenerator<AuditEvent> {
@@ -108,15 +120,36 @@ async function* readEvents(client: Client, run: string | undefined): AsyncGenera
 }
 
 export async function auditReport(context: ServerContext, file: CheckpointFile): Promise<AuditReport> {
-  return withSnapshot(context.pool, file, ({ fileLines, stored, heads, events }) =>
-    verifyAudit({ events: events(), fileLines: fileLines ?? [], stored, keys: context.keys.pinned, heads }));
+  const { fileLines, stored, heads, events, close } = await openSnapshot(context.pool, file);
+  try {
+    return await verifyAudit({ events: events(), fileLines: fileLines ?? [], stored, keys: context.keys.pinned, heads });
+  } finally {
+    await close();
+  }
 }
 
 /** Lines of an export: keys, checkpoints, events. Without `run` whole, with it that run's events alone. */
-export async function exportAudit(context: ServerContext, file: CheckpointFile, run: string | undefined, write: (line: ExportLine) => Promise<void>): Promise<void> {
-  await withSnapshot(context.pool, file, async ({ stored, events }) => {
-    for (const jwk of context.keys.trusted) await write({ type: 'key', kid: jwk.kid, jwk: { ...jwk } });
-    for (const { n, at, jws } of stored) await write({ type: 'checkpoint', n, at, jws });
-    for await (const event of events(run)) await write({ type: 'event', event });
-  });
+async function* exportLines(context: ServerContext, file: CheckpointFile, run: string | undefined): AsyncGenerator<ExportLine> {
+  const { stored, events, close } = await openSnapshot(context.pool, file);
+  try {
+    for (const jwk of context.keys.trusted) yield { type: 'key', kid: jwk.kid, jwk: { ...jwk } };
+    for (const { n, at, jws } of stored) yield { type: 'checkpoint', n, at, jws };
+    for await (const event of events(run)) yield { type: 'event', event };
+  } finally {
+    await close();
+  }
+}
+
+const CHUNK = 65_536;
+
+/** An export as NDJSON, in chunks. Ends with an error, and so breaks the connection off, when it cannot be whole. */
+export async function* exportAudit(context: ServerContext, file: CheckpointFile, run: string | undefined): AsyncGenerator<Uint8Array> {
+  let text = '';
+  for await (const line of exportLines(context, file, run)) {
+    text += `${JSON.stringify(line)}\n`;
+    if (text.length < CHUNK) continue;
+    yield Buffer.from(text, 'utf8');
+    text = '';
+  }
+  yield Buffer.from(text, 'utf8');
 }

@@ -2,12 +2,13 @@
 import { randomUUID } from 'node:crypto';
 import { type Pool, transaction } from '../adapters/database.ts';
 import { newId } from '../adapters/ids.ts';
+import type { RunView } from '../client/types.ts';
 import type { RunFile } from '../core/contracts.ts';
 import { HoldpointError, isHoldpointError, messageOf } from '../core/errors.ts';
+import { recordNeverStarted } from './closing.ts';
 import { type Loop, startLoop } from './loop.ts';
 import type { ServerContext } from './ports.ts';
 import { getRun } from './run-view.ts';
-import type { RunView } from '../client/types.ts';
 
 interface RegisteredRun {
   run_id: string;
@@ -52,8 +53,24 @@ async function registerRun(pool: Pool, owner: string, input: RunFile, idempotenc
 
 /** Repeating it answers with the same execution, so a crash between start and bind mends itself. */
 async function startWorkflow(context: ServerContext, run: RegisteredRun): Promise<void> {
-  const firstExecutionId = await context.runs.start(run);
+  const firstExecutionId = await startOrClose(context, run);
   await context.pool.query('UPDATE runs SET first_execution_id = $2 WHERE run_id = $1 AND first_execution_id IS NULL', [run.run_id, firstExecutionId]);
+}
+
+async function startOrClose(context: ServerContext, run: RegisteredRun): Promise<string> {
+  try {
+    return await context.runs.start(run);
+  } catch (error) {
+    if (!isHoldpointError(error)) throw error;
+    if (error.code === 'temporal_unreachable') {
+      throw new HoldpointError(error.code, `run ${run.run_id} is registered and starts as soon as Temporal answers: ${error.message}`, {
+        details: { run_id: run.run_id }, cause: error, ...(error.hint === undefined ? {} : { hint: error.hint }),
+      });
+    }
+    // Refused for what it is: trying again would be refused again.
+    await recordNeverStarted(context.pool, run.run_id, error.message);
+    throw error;
+  }
 }
 
 /** Asks the run to cancel; its own last activity closes requests and records the end. */

@@ -1,9 +1,11 @@
 /** What Temporal Web shows of a run. Everything quoted comes from planners and tools, so nothing of it may act as markup. */
 import type { PendingView } from '../core/run-contract.ts';
 import { type Move, openSlots, type Run } from '../core/run.ts';
+import { makeVisible } from '../core/visible.ts';
 
 const SHOWN_REQUESTS = 10;
 const LABEL_LENGTH = 60;
+const QUOTE_LENGTH = 500;
 
 /** A short plain label: the server refuses long summaries, and a refused command would fail the workflow task. */
 export function label(text: string): string {
@@ -39,10 +41,9 @@ function requestInWords(request: PendingView): string {
 }
 
 /** Text that stays text: no markup, no line breaks, no characters that hide or reorder others. */
-function quote(text: unknown): string {
-  return String(text ?? '')
-    .slice(0, 500)
-    .replace(/[\p{C}\u2028\u2029]/gu, '\u{fffd}')
+function quote(text: string): string {
+  return makeVisible(String(text).slice(0, QUOTE_LENGTH))
+    .replace(/\n/g, ' ')
     .replace(/&/g, '&amp;')
     .replace(/</g, '&lt;')
     .replace(/[\\`*_{}[\]()#+!|~>-]/g, '\\$&');

@@ -16,6 +16,9 @@ CREATE TABLE runs (               -- written by the API before the workflow star
   UNIQUE (owner, idempotency_key)
 );
 
+CREATE INDEX runs_newest ON runs (created_at DESC);
+CREATE INDEX runs_unstarted ON runs (checked_at) WHERE first_execution_id IS NULL;
+
 CREATE TABLE run_heads (          -- end of each run's audit chain; its lock orders all that happens to a run
   run_id text PRIMARY KEY,
   seq    bigint NOT NULL DEFAULT 0,
@@ -216,7 +219,7 @@ GRANT UPDATE ON run_states, run_steps, calls TO holdpoint_worker;
 GRANT UPDATE (status, quorum, resolved_at, usable_until, rejected) ON approval_requests TO holdpoint_worker;
 
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO holdpoint_serve;
-GRANT INSERT ON runs, run_heads, decisions, controls, approvers, api_keys, signing_keys, audit_events, checkpoints TO holdpoint_serve;
+GRANT INSERT ON runs, run_heads, run_states, decisions, controls, approvers, api_keys, signing_keys, audit_events, checkpoints TO holdpoint_serve;
 GRANT UPDATE (first_execution_id, checked_at) ON runs TO holdpoint_serve;
 GRANT UPDATE (seq, hash, sealed_seq) ON run_heads TO holdpoint_serve;
 GRANT UPDATE (stop, stopped_at, checked_at) ON run_states TO holdpoint_serve;

@@ -104,7 +104,7 @@ export async function exportAll(options: CommonOptions & { run?: string; out?: s
   const client = await clientFor(context, 'operator');
   const target = options.out === undefined ? process.stdout : createWriteStream(options.out, { mode: 0o600 });
   for await (const line of client.exportAudit(options.run === undefined ? {} : { run: options.run })) {
-    if (!target.write(`${JSON.stringify(line)}\n`)) await new Promise<void>((resolve) => target.once('drain', () => resolve()));
+    if (!target.write(`${line}\n`)) await new Promise<void>((resolve) => target.once('drain', () => resolve()));
   }
   if (target !== process.stdout) await new Promise<void>((resolve) => target.end(() => resolve()));
   return 0;

@@ -9,16 +9,16 @@ export async function pending(options: CommonOptions & { run?: string; limit?: n
   const context = contextOf(options);
   const client = await clientFor(context, 'approver');
   const query = { status: 'open' as const, ...(options.run === undefined ? {} : { run: options.run }), ...(options.limit === undefined ? {} : { limit: options.limit }) };
-  const answer = await client.listApprovals(query);
+  const approvals = await client.listApprovals(query);
   if (context.json) {
-    printJson(answer);
+    printJson({ approvals });
     return 0;
   }
-  if (answer.approvals.length === 0) {
+  if (approvals.length === 0) {
     tell('nothing waits');
     return 0;
   }
-  printTable(answer.approvals, [
+  printTable(approvals, [
     { title: 'REQUEST', value: (row) => row.pending_id },
     { title: 'EXPIRES', value: (row) => relative(row.expires_at), style: (row) => (row.remaining_ms < 60_000 ? 'red' : undefined) },
     { title: 'AGENT', value: (row) => row.agent, max: 24 },

@@ -4,14 +4,14 @@ import pg from 'pg';
 const SCHEMA = `
   CREATE SCHEMA IF NOT EXISTS examples;
   CREATE TABLE IF NOT EXISTS examples.records (
-    key             text PRIMARY KEY,
-    value           jsonb,
-    updated_by_call text,
-    idempotency_key text UNIQUE,
-    updated_at      timestamptz NOT NULL DEFAULT clock_timestamp()
+    idempotency_key text PRIMARY KEY,
+    key             text NOT NULL,
+    value           json NOT NULL,
+    written_by_call text NOT NULL,
+    written_at      timestamptz NOT NULL DEFAULT clock_timestamp()
   );
   GRANT USAGE ON SCHEMA examples TO holdpoint_examples;
-  GRANT SELECT, INSERT, UPDATE ON examples.records TO holdpoint_examples;
+  GRANT SELECT, INSERT ON examples.records TO holdpoint_examples;
 `;
 
 /** Makes schema, table and the role `holdpoint_examples`. Safe to run again and by two processes at once. */

@@ -12,6 +12,7 @@ import { newId } from '../../adapters/ids.ts';
 import { openSigningKeys } from '../../adapters/keys.ts';
 import { createLedger } from '../../adapters/ledger.ts';
 import { createSigner, createVerifier } from '../../adapters/tokens.ts';
+import { registerTools } from '../../adapters/tools.ts';
 import { PolicyFile } from '../../core/contracts.ts';
 import { isHoldpointError } from '../../core/errors.ts';
 import type { CallResult } from '../../core/run-contract.ts';
@@ -134,12 +135,4 @@ const refuse = (): Promise<never> => Promise.reject(new Error('the decision is d
 function policyOf(file: z.input<typeof PolicyFile>): LoadedPolicy {
   const policy = PolicyFile.parse(file);
   return { policy, policy_hash: hashing.hashJson(policy) };
-}
-
-import type { RegisteredTool } from '../../activities/ports.ts';
-function registerTools(defs: ToolDefinition[]) {
-  const map = new Map<string, RegisteredTool>(defs.map((d) => [d.name, { name: d.name, kind: d.kind ?? 'write', idempotent: d.idempotent ?? false, tool_hash: hashing.hashJson({ n: d.name, v: d.version ?? '' }), timeoutMs: (d.timeout_seconds ?? 300) * 1000,
-    parse: (args) => { const r = d.input.safeParse(args); if (!r.success) return { ok: false, problem: r.error.message }; try { hashing.canonical(r.data); } catch (e) { return { ok: false, problem: String(e) }; } return { ok: true, value: r.data }; },
-    preview: () => d.name, execute: (args, c) => d.execute(args as never, c) }]));
-  return { get: (n: string) => map.get(n), list: () => [...map.values()] };
 }

@@ -44,6 +44,8 @@ export interface Harness {
   taskQueue: string;
   worker: Worker;
   start(script: Script, options?: { input?: unknown; carried?: unknown; workflowId?: string }): Promise<ScriptedRun>;
+  /** Gives a run that something else starts its script. */
+  expectRun(workflowId: string, script: Script): ScriptedRun;
   stop(): Promise<void>;
 }
 
@@ -132,15 +134,20 @@ export async function startHarness(options: { address?: string; maxCachedWorkflo
   });
   const running = worker.run();
   const client = new Client({ connection });
+  const expectRun = (workflowId: string, script: Script): ScriptedRun => {
+    const entry = { script, notes: [] as Note[], attempts: new Map<string, number>() };
+    scripts.set(workflowId, entry);
+    return runOf(client.workflow.getHandle(workflowId), entry.notes);
+  };
   return {
     client,
     taskQueue,
     worker,
+    expectRun,
     async start(script, { input = { goal: 'x' }, carried, workflowId = `run_${randomUUID()}` } = {}) {
-      const entry = { script, notes: [] as Note[], attempts: new Map<string, number>() };
-      scripts.set(workflowId, entry);
-      const handle = await client.workflow.start('agentRun', { workflowId, taskQueue, args: carried === undefined ? [input] : [input, carried] });
-      return runOf(client.workflow.getHandle(handle.workflowId), entry.notes);
+      const run = expectRun(workflowId, script);
+      await client.workflow.start('agentRun', { workflowId, taskQueue, args: carried === undefined ? [input] : [input, carried] });
+      return run;
     },
     async stop() {
       worker.shutdown();

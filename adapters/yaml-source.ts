@@ -1,0 +1,150 @@
+/** Reads YAML or JSON against a schema; every problem has a file, a line and a column. */
+import { type Document, isAlias, isMap, isNode, isScalar, LineCounter, parseAllDocuments, visit } from 'yaml';
+import type { z } from 'zod';
+import { type ErrorCode, HoldpointError } from '../core/errors.ts';
+
+/** Line and column count from 1. `path` is the field, `policy.rules.0.id` say, empty for the whole file. */
+export interface FileProblem {
+  file: string;
+  line: number;
+  column: number;
+  path: string;
+  message: string;
+}
+
+type Path = readonly PropertyKey[];
+type Place = (path: Path, onKey?: boolean) => { line: number; column: number };
+
+/** A file that fits its schema, and where its parts stand. */
+export interface ParsedFile<T> {
+  value: T;
+  problemAt: (path: Path, message: string) => FileProblem;
+}
+
+/**
+ * @param code code of the error that is thrown; its `details.problems` are {@link FileProblem}s
+ * @throws HoldpointError with one line per problem: `file:line:column: message`
+ */
+export function readYaml<S extends z.ZodType>(text: string, file: string, schema: S, code: ErrorCode): ParsedFile<z.output<S>> {
+  const lines = new LineCounter();
+  const documents = parseAllDocuments(text, { lineCounter: lines, uniqueKeys: true, maxAliasCount: 0 } as Parameters<typeof parseAllDocuments>[1]);
+  const list: Document.Parsed[] = Array.isArray(documents) ? documents : [];
+  const at = (offset: number): { line: number; column: number } => {
+    const { line, col } = lines.linePos(offset);
+    return { line: Math.max(1, line), column: Math.max(1, col) };
+  };
+  const fail = (problems: FileProblem[]): never => {
+    throw problemsError(code, problems);
+  };
+  const [document, second] = list;
+  if (second) fail([{ file, ...at(second.range[0]), path: '', message: 'one document is expected, here begins another' }]);
+  const syntax = (document?.errors ?? []).map((error): FileProblem => ({ file, ...at(error.pos[0]), path: '', message: firstLine(error.message) }));
+  if (syntax.length > 0) fail(syntax);
+  const place: Place = (path, onKey = false) => at(offsetOf(document, path, onKey));
+  const alias = document && aliasOffset(document);
+  if (alias !== undefined) fail([{ file, ...at(alias), path: '', message: 'anchors and aliases are not taken: write the value out' }]);
+  const parsed = schema.safeParse(document?.toJS() ?? {});
+  if (parsed.success) return { value: parsed.data, problemAt: (path, message) => ({ file, ...place(path), path: path.join('.'), message }) };
+  return fail(parsed.error.issues.flatMap((issue) => problemsOf(issue, file, place, schema)));
+}
+
+export function problemsError(code: ErrorCode, problems: readonly FileProblem[]): HoldpointError {
+  return new HoldpointError(code, problems.map(formatProblem).join('\n'), { details: { problems } });
+}
+
+export function formatProblem({ file, line, column, path, message }: FileProblem): string {
+  return `${file}:${line}:${column}: ${path === '' ? '' : `${path}: `}${message}`;
+}
+
+const firstLine = (message: string): string => message.split('\n')[0]?.replace(/ at line \d+, column \d+:?$/, '') ?? message;
+
+function aliasOffset(document: Document.Parsed): number | undefined {
+  let offset: number | undefined;
+  visit(document, (_key, node) => {
+    if (!isAlias(node)) return undefined;
+    offset = node.range?.[0] ?? 0;
+    return visit.BREAK;
+  });
+  return offset;
+}
+
+/** Offset of the value at a path, or of the nearest part around it that is there. */
+function offsetOf(document: Document.Parsed | undefined, path: Path, onKey: boolean): number {
+  for (let length = path.length; length >= 0; length--) {
+    const part = path.slice(0, length);
+    const key = onKey && length === path.length ? keyOffset(document, part) : undefined;
+    if (key !== undefined) return key;
+    const node = length === 0 ? document?.contents : document?.getIn(part, true);
+    if (isNode(node) && node.range) return node.range[0];
+  }
+  return 0;
+}
+
+function keyOffset(document: Document.Parsed | undefined, path: Path): number | undefined {
+  const parent = path.length === 1 ? document?.contents : document?.getIn(path.slice(0, -1), true);
+  if (!isMap(parent)) return undefined;
+  const pair = parent.items.find((item) => isScalar(item.key) && item.key.value === path.at(-1));
+  return isScalar(pair?.key) ? pair.key.range?.[0] : undefined;
+}
+
+function problemsOf(issue: z.core.$ZodIssue, file: string, place: Place, schema: z.ZodType): FileProblem[] {
+  if (issue.code === 'unrecognized_keys') {
+    return issue.keys.map((key) => {
+      const path = [...issue.path, key];
+      return { file, ...place(path, true), path: path.join('.'), message: `unknown key${suggestion(key, schema, issue.path)}` };
+    });
+  }
+  const inner = issue.code === 'invalid_union' ? issue.errors.flat() : [];
+  const message = inner.length > 0 ? [...new Set(inner.map((one) => one.message))].join(', or ') : issue.message;
+  return [{ file, ...place(issue.path), path: issue.path.join('.'), message }];
+}
+
+function suggestion(key: string, schema: z.ZodType, path: Path): string {
+  const known = keysAt(schema, path);
+  const [nearest] = known.map((name) => ({ name, distance: distance(key, name) })).sort((a, b) => a.distance - b.distance);
+  if (nearest && nearest.distance <= Math.max(2, key.length / 3)) return `; did you mean ${nearest.name}?`;
+  return known.length > 0 ? `; known here: ${known.join(', ')}` : '';
+}
+
+/** Keys that a schema knows at a path; none when the path leaves plain objects. */
+function keysAt(schema: z.ZodType, path: Path): string[] {
+  let at: unknown = schema;
+  for (const step of [...path, undefined]) {
+    at = unwrapped(at);
+    const def = defOf(at);
+    if (step === undefined) return def?.type === 'object' && def.shape ? Object.keys(def.shape) : [];
+    at = typeof step === 'number' ? def?.element : def?.shape?.[String(step)];
+  }
+  return [];
+}
+
+interface Def {
+  type?: string;
+  shape?: Record<string, unknown>;
+  element?: unknown;
+  innerType?: unknown;
+}
+
+function defOf(schema: unknown): Def | undefined {
+  return typeof schema === 'object' && schema !== null && 'def' in schema ? (schema.def as Def) : undefined;
+}
+
+function unwrapped(schema: unknown): unknown {
+  let at = schema;
+  while (defOf(at)?.innerType !== undefined) at = defOf(at)?.innerType;
+  return at;
+}
+
+/** Edit distance of two short words. */
+function distance(a: string, b: string): number {
+  let previous = Array.from({ length: b.length + 1 }, (_, index) => index);
+  for (let i = 1; i <= a.length; i++) {
+    const current = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const substitution = (previous[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1);
+      current.push(Math.min((previous[j] ?? 0) + 1, (current[j - 1] ?? 0) + 1, substitution));
+    }
+    previous = current;
+  }
+  return previous[b.length] ?? 0;
+}

@@ -1,0 +1,84 @@
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { isRunning } from '../../cli/stack/processes.ts';
+import type { RunView } from '../../client/types.ts';
+import { eventually, temporaryFolder } from '../support/index.ts';
+import { effects, emailRun, holdpoint, holdpointJson, killEverything, removeState, stackFile, startUp, stopUp, type Up } from './cli.ts';
+
+let folder: Awaited<ReturnType<typeof temporaryFolder>>;
+let stateDir: string;
+let ups: Up[];
+beforeEach(async () => {
+  folder = await temporaryFolder();
+  stateDir = join(folder.path, 'state');
+  ups = [];
+});
+afterEach(async () => {
+  for (const up of ups) await stopUp(up);
+  await removeState(stateDir);
+  await folder.remove();
+});
+
+async function start(): Promise<Up> {
+  const up = await startUp(stateDir);
+  ups.push(up);
+  return up;
+}
+
+async function waitingMail(): Promise<RunView> {
+  const { data } = await holdpointJson<RunView>(['run', '-'], { stateDir, input: emailRun() });
+  expect(data.status).toBe('waiting');
+  return data;
+}
+
+async function approveAndEnd(run: RunView): Promise<RunView> {
+  expect((await holdpoint(['approve', run.pending_id!], { stateDir })).code).toBe(0);
+  return await eventually(async () => {
+    const { data } = await holdpointJson<RunView>(['show', run.run_id], { stateDir });
+    return data.status === 'stopped' ? data : undefined;
+  }, 'the run ends');
+}
+
+test('a run that waits survives kill -9 of every process and has exactly one effect after its approval', async () => {
+  const first = await start();
+  const run = await waitingMail();
+  await killEverything(first, stateDir);
+  await start();
+  expect((await approveAndEnd(run)).stop_reason).toBe('completed');
+  expect((await effects(stateDir)).map((effect) => effect.run_id)).toEqual([run.run_id]);
+}, 120_000);
+
+test('what a killed up left running is stopped by the next one, which goes on with the same state', async () => {
+  const first = await start();
+  const run = await waitingMail();
+  const orphans = (await stackFile(stateDir)).parts;
+  first.child.kill('SIGKILL');
+  await eventually(() => (first.child.signalCode === null ? undefined : true), 'up is gone');
+  await start();
+  expect(orphans.filter(isRunning)).toEqual([]);
+  expect((await approveAndEnd(run)).stop_reason).toBe('completed');
+}, 120_000);
+
+test('a worker that is killed comes back and the run goes on', async () => {
+  const up = await start();
+  const run = await waitingMail();
+  const worker = (await stackFile(stateDir)).parts.find((part) => part.name === 'worker')!;
+  process.kill(worker.pid, 'SIGKILL');
+  await eventually(() => (up.stderr().includes('worker is back') ? true : undefined), 'up says that the worker is back');
+  expect((await approveAndEnd(run)).stop_reason).toBe('completed');
+}, 120_000);
+
+test('Ctrl-C ends up with 0 and leaves no process', async () => {
+  const up = await start();
+  const { parts } = await stackFile(stateDir);
+  expect(parts.map((part) => part.name).sort()).toEqual(['PostgreSQL', 'Temporal', 'serve', 'worker']);
+  expect(await stopUp(up)).toBe(0);
+  expect(parts.filter(isRunning)).toEqual([]);
+}, 120_000);
+
+test('demo without a running stack starts its own, passes, and leaves no process', async () => {
+  const answer = await holdpoint(['demo', '--temporal-port', '0', '--web-port', '0', '--api-port', '0'], { stateDir });
+  expect(answer.code, answer.stderr + answer.stdout).toBe(0);
+  expect((await effects(stateDir)).map((effect) => effect.tool)).toEqual(['email.send']);
+  await expect(stackFile(stateDir)).rejects.toThrow();
+}, 120_000);

@@ -1,0 +1,41 @@
+/** The policy in force: the file is looked at now and then; one that cannot be used is reported, and the old one stays. */
+import { stat } from 'node:fs/promises';
+import type { Logger } from 'pino';
+import type { PolicySource } from '../activities/ports.ts';
+import { type LoadedPolicyFile, loadPolicyFile } from '../adapters/policy-file.ts';
+import { isHoldpointError, messageOf } from '../core/errors.ts';
+
+const LOOK_EVERY_MS = 1_000;
+
+export interface WatchedPolicy extends PolicySource {
+  readonly first: LoadedPolicyFile;
+  close(): void;
+}
+
+/** @throws HoldpointError `invalid_config` when the file cannot be used at start */
+export async function watchPolicy(file: string, log: Logger): Promise<WatchedPolicy> {
+  let seen = await versionOf(file);
+  const first = await loadPolicyFile(file);
+  let current = first;
+  const look = async (): Promise<void> => {
+    const version = await versionOf(file);
+    if (version === seen) return;
+    seen = version;
+    try {
+      const next = await loadPolicyFile(file);
+      if (next.policy_hash !== current.policy_hash) log.info({ policy_hash: next.policy_hash, before: current.policy_hash }, 'the policy was loaded again');
+      current = next;
+    } catch (error) {
+      const problems = isHoldpointError(error) ? error.details['problems'] : undefined;
+      log.error({ policy_hash: current.policy_hash, problems }, `the changed policy cannot be used, the old one stays in force: ${messageOf(error)}`);
+    }
+  };
+  const timer = setInterval(() => void look(), LOOK_EVERY_MS);
+  timer.unref();
+  return { first, current: () => current, close: () => clearInterval(timer) };
+}
+
+async function versionOf(file: string): Promise<string> {
+  const found = await stat(file).catch(() => undefined);
+  return found ? `${found.mtimeMs}/${found.size}/${found.ino}` : 'missing';
+}
