@@ -1,21 +1,25 @@
 /** The one place that turns a failure into words and an exit code. */
-import { ERROR_TABLE, isHoldpointError, messageOf, type HoldpointError } from '../core/errors.ts';
+import { ERROR_TABLE, HoldpointError, isHoldpointError, messageOf } from '../core/errors.ts';
 import type { ChildFailure } from './stack/child.ts';
 import { styled, tell } from './output.ts';
 import { visible } from './visible.ts';
 
 /** Prints the failure on stderr, as JSON when asked, and tells a parent `up`. @returns the exit code */
-export function reportFailure(error: unknown, json: boolean): number {
-  if (!isHoldpointError(error)) {
-    const text = error instanceof Error && process.env.LOG_LEVEL === 'debug' ? (error.stack ?? error.message) : messageOf(error);
-    if (json) tell(JSON.stringify({ error: { code: 'internal', message: text } }));
-    else tell(`${styled('red', 'error', process.stderr)}: ${visible(text, { multiline: true })}`);
-    return ERROR_TABLE.internal.exit;
-  }
-  if (process.send !== undefined) process.send(asMessage(error));
-  if (json) tell(JSON.stringify({ error: { code: error.code, message: error.message, ...(error.hint === undefined ? {} : { hint: error.hint }), details: error.details } }));
-  else tellPerson(error);
-  return ERROR_TABLE[error.code].exit;
+export async function reportFailure(error: unknown, json: boolean): Promise<number> {
+  const known = isHoldpointError(error) ? error : new HoldpointError('internal', messageOf(error), { cause: error });
+  if (process.send !== undefined) await sendToParent(known);
+  // A bug: in a log, and for who looks for it, where it happened is worth more than the sentence.
+  if (known !== error && error instanceof Error && (process.send !== undefined || process.env.LOG_LEVEL === 'debug')) tell(error.stack);
+  else if (json) tell(JSON.stringify({ error: { code: known.code, message: known.message, ...(known.hint === undefined ? {} : { hint: known.hint }), details: known.details } }));
+  else tellPerson(known);
+  return ERROR_TABLE[known.code].exit;
+}
+
+function sendToParent(error: HoldpointError): Promise<void> {
+  return new Promise((resolve) => {
+    if (process.send === undefined || !process.connected) return resolve();
+    process.send(asMessage(error), () => resolve());
+  });
 }
 
 function tellPerson(error: HoldpointError): void {

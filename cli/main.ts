@@ -160,5 +160,15 @@ try {
   await program.parseAsync();
 } catch (error) {
   if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : 2;
-  else process.exitCode = reportFailure(error, process.argv.includes('--json'));
+  else process.exitCode = await reportFailure(error, process.argv.includes('--json'));
+}
+leave();
+
+/** The work is done: whatever still keeps the process open, the channel to a parent say, is not waited for, what is written is. */
+function leave(): void {
+  if (process.connected) process.disconnect();
+  const timer = setInterval(() => {
+    if (process.stdout.writableLength === 0 && process.stderr.writableLength === 0) process.exit();
+  }, 200);
+  timer.unref();
 }

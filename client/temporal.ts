@@ -99,7 +99,11 @@ export async function deliverDecision(
   return tell(client, decision.run_id, (handle) => handle.signal<unknown[]>(signal, { pending_id: decision.pending_id, token: decision.token }));
 }
 
-/** Asks the run to cancel. It closes its requests and records its end before it closes. */
+/**
+ * Asks the run to cancel. It closes its requests and records its end before it closes.
+ *
+ * @returns `gone` when no workflow ever had the id; Temporal takes the cancellation of a closed one without a word
+ */
 export async function cancelRun(client: TemporalClient, runId: string): Promise<'delivered' | 'gone'> {
   return tell(client, runId, (handle) => handle.cancel());
 }

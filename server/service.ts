@@ -21,7 +21,7 @@ export interface Service {
   /** Address of the API. */
   readonly url: string;
   readonly context: ServerContext;
-  /** Answers what is asked, finishes what is in hand, closes connections. */
+  /** Answers what is asked, finishes what is in hand, closes connections. Twice is once. */
   stop(): Promise<void>;
 }
 
@@ -63,19 +63,17 @@ async function listen(config: ServerConfig, context: ServerContext): Promise<Ser
     await stopWork();
     throw error;
   }
-  return {
-    url: addressOf(server, config.host),
-    context,
-    async stop() {
-      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      await stopWork();
-      server.closeIdleConnections();
-      const force = setTimeout(() => server.closeAllConnections(), 5_000);
-      await closed;
-      clearTimeout(force);
-      await pool.end();
-    },
+  let stopping: Promise<void> | undefined;
+  const stop = async (): Promise<void> => {
+    const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+    await stopWork();
+    server.closeIdleConnections();
+    const force = setTimeout(() => server.closeAllConnections(), 5_000);
+    await closed;
+    clearTimeout(force);
+    await pool.end();
   };
+  return { url: addressOf(server, config.host), context, stop: () => (stopping ??= stop()) };
 }
 
 function bind(server: Server, { host, port }: ServerConfig): Promise<void> {

@@ -100,7 +100,7 @@ async function outOfScope(context: Context, clients: Clients): Promise<Finished>
     ...expectStop(ended, 'policy_denied'),
     ...expectOrder(events, ['deny']),
     ...expectNone(events, ['approval_required', 'allow', 'execution_started']),
-    ...expectEffects(effects, 'ticket.close_bulk', 0),
+    ...expectEffects(effects, 'crm.delete_contact', 0),
   ]);
 }
 

@@ -35,7 +35,7 @@ export function demoDatabaseRun(): RunFile {
 export function demoOutOfScopeRun(): RunFile {
   return {
     ...who,
-    goal: 'Clean up the ticket queue',
-    planner: { type: 'script', calls: [{ tool: 'ticket.close_bulk', args: { ticket_ids: ['T-1', 'T-2', 'T-3'], reason: 'stale' }, reason: 'They look stale.' }] },
+    goal: 'Tidy up the contacts',
+    planner: { type: 'script', calls: [{ tool: 'crm.delete_contact', args: { contact_id: 'C-1042' }, reason: 'It looks like a duplicate.' }] },
   };
 }

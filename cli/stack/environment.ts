@@ -55,10 +55,13 @@ export function serveEnvironment(env: Environment, parts: StackParts): NodeJS.Pr
   };
 }
 
+/** Names no file. An empty one, /dev/null say, makes the loader of 1.24 fail. */
+const NO_CONFIG_FILE = '/nonexistent/temporal.toml';
+
 /** The embedded server needs no key and no TLS, whatever the user's Temporal configuration says of other servers. */
 function temporalEnvironment(env: Environment, parts: StackParts): NodeJS.ProcessEnv {
   if (parts.embeddedTemporal === undefined) return pick(env, (name) => TEMPORAL.test(name));
-  return { TEMPORAL_ADDRESS: parts.embeddedTemporal.address, TEMPORAL_NAMESPACE: 'default', TEMPORAL_CONFIG_FILE: '/dev/null' };
+  return { TEMPORAL_ADDRESS: parts.embeddedTemporal.address, TEMPORAL_NAMESPACE: 'default', TEMPORAL_CONFIG_FILE: NO_CONFIG_FILE };
 }
 
 function pick(env: Environment, wanted: (name: string) => boolean): NodeJS.ProcessEnv {

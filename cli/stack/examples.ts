@@ -1,15 +1,17 @@
-/** The table that the example tool `db.write` writes: its own schema, its own role, nothing of the ledger within reach. */
+/** The table that the example tool `db.write` writes and `search.read` reads: its own schema, its own role, nothing of the ledger within reach. */
 import pg from 'pg';
 
+/** One row per version of a record: two writes of one call are one row, by the key that both carry. */
 const SCHEMA = `
   CREATE SCHEMA IF NOT EXISTS examples;
   CREATE TABLE IF NOT EXISTS examples.records (
     idempotency_key text PRIMARY KEY,
     key             text NOT NULL,
-    value           json NOT NULL,
+    value           jsonb NOT NULL,
     written_by_call text NOT NULL,
     written_at      timestamptz NOT NULL DEFAULT clock_timestamp()
   );
+  CREATE INDEX IF NOT EXISTS records_newest ON examples.records (key, written_at DESC);
   GRANT USAGE ON SCHEMA examples TO holdpoint_examples;
   GRANT SELECT, INSERT ON examples.records TO holdpoint_examples;
 `;

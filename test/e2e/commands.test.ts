@@ -124,7 +124,7 @@ describe('a run', () => {
   });
 
   test('outside the allowed scope ends with 3 and asks nobody', async () => {
-    const { code, data } = await json<RunView>(['run', '-', '--wait'], script('ticket.close_bulk', { ticket_ids: ['T-1'], reason: 'stale' }));
+    const { code, data } = await json<RunView>(['run', '-', '--wait'], script('crm.delete_contact', { contact_id: 'C-1' }));
     expect({ code, stop_reason: data.stop_reason, pending: data.pending }).toEqual({ code: 3, stop_reason: 'policy_denied', pending: [] });
   });
 

@@ -17,7 +17,11 @@ const DEADLINE = new Date('2026-03-01T12:00:00.000Z');
 const BEFORE = new Date(DEADLINE.getTime() - 1);
 const AFTER = new Date(DEADLINE.getTime() + 60_000);
 
-const vote = (approver: string, outcome: 'approved' | 'denied' = 'approved'): CommittedVote => ({ decision_id: `dec_${approver}_${outcome}`, approver, outcome });
+const vote = (approver: string, outcome: 'approved' | 'denied' = 'approved'): CommittedVote => ({
+  decision_id: `dec_${approver}_${outcome}`,
+  approver,
+  outcome,
+});
 const open = (quorum: number, ...votes: CommittedVote[]): ApprovalState => ({ status: 'open', quorum, expiresAt: DEADLINE, votes });
 const closed = (status: Exclude<ApprovalState['status'], 'open'>, ...votes: CommittedVote[]): ApprovalState => ({ status, votes });
 const decides = (approver: string, outcome: 'approved' | 'denied' = 'approved'): ApprovalCommand => ({ type: 'decide', vote: vote(approver, outcome) });
@@ -31,47 +35,75 @@ const given = (state: ApprovalState) => ({
 
 describe('an open request', () => {
   test('is granted by the vote that completes the quorum', () => {
-    given(open(1)).when(decides('alice')).then([{ type: 'approval_granted', vote: vote('alice') }]);
-    given(open(2, vote('alice'))).when(decides('bob')).then([{ type: 'approval_granted', vote: vote('bob') }]);
+    given(open(1))
+      .when(decides('alice'))
+      .then([{ type: 'approval_granted', vote: vote('alice') }]);
+    given(open(2, vote('alice')))
+      .when(decides('bob'))
+      .then([{ type: 'approval_granted', vote: vote('bob') }]);
   });
 
   test('records a vote that leaves others missing', () => {
-    given(open(2)).when(decides('alice')).then([{ type: 'vote_recorded', vote: vote('alice') }]);
+    given(open(2))
+      .when(decides('alice'))
+      .then([{ type: 'vote_recorded', vote: vote('alice') }]);
   });
 
   test('is denied by one denial, whoever has approved before', () => {
-    given(open(3, vote('alice'), vote('bob'))).when(decides('carol', 'denied')).then([{ type: 'approval_denied', vote: vote('carol', 'denied') }]);
+    given(open(3, vote('alice'), vote('bob')))
+      .when(decides('carol', 'denied'))
+      .then([{ type: 'approval_denied', vote: vote('carol', 'denied') }]);
   });
 
   test('answers the same vote of the same person with the vote it has', () => {
-    given(open(2, vote('alice'))).when(decides('alice')).then({ refused: 'already_decided', first: vote('alice') });
+    given(open(2, vote('alice')))
+      .when(decides('alice'))
+      .then({ refused: 'already_decided', first: vote('alice') });
   });
 
   test('does not let a person change their mind', () => {
-    given(open(2, vote('alice'))).when(decides('alice', 'denied')).then({ refused: 'decision_conflict', first: vote('alice') });
+    given(open(2, vote('alice')))
+      .when(decides('alice', 'denied'))
+      .then({ refused: 'decision_conflict', first: vote('alice') });
   });
 
   test('takes a vote one millisecond before the deadline and none at the deadline', () => {
-    given(open(1)).when(decides('alice'), BEFORE).then([{ type: 'approval_granted', vote: vote('alice') }]);
+    given(open(1))
+      .when(decides('alice'), BEFORE)
+      .then([{ type: 'approval_granted', vote: vote('alice') }]);
     given(open(1)).when(decides('alice'), DEADLINE).then({ refused: 'decision_late' });
     given(open(1)).when(decides('alice', 'denied'), AFTER).then({ refused: 'decision_late' });
   });
 
   test('times out at the deadline and not before', () => {
     given(open(1)).when({ type: 'deadline' }, BEFORE).then({ refused: 'too_early' });
-    given(open(1)).when({ type: 'deadline' }, DEADLINE).then([{ type: 'approval_timeout' }]);
-    given(open(2, vote('alice'))).when({ type: 'deadline' }, AFTER).then([{ type: 'approval_timeout' }]);
+    given(open(1))
+      .when({ type: 'deadline' }, DEADLINE)
+      .then([{ type: 'approval_timeout' }]);
+    given(open(2, vote('alice')))
+      .when({ type: 'deadline' }, AFTER)
+      .then([{ type: 'approval_timeout' }]);
   });
 
   test('that committed votes resolve is never timed out, however late the timer', () => {
-    given(open(1, vote('alice'))).when({ type: 'deadline' }, AFTER).then({ refused: 'already_decided' });
-    given(open(2, vote('alice', 'denied'))).when({ type: 'deadline' }, AFTER).then({ refused: 'already_decided' });
+    given(open(1, vote('alice')))
+      .when({ type: 'deadline' }, AFTER)
+      .then({ refused: 'already_decided' });
+    given(open(2, vote('alice', 'denied')))
+      .when({ type: 'deadline' }, AFTER)
+      .then({ refused: 'already_decided' });
   });
 
   test('can be cancelled, superseded and asked for more votes', () => {
-    given(open(1)).when({ type: 'cancel' }).then([{ type: 'approval_cancelled' }]);
-    given(open(1)).when({ type: 'supersede' }).then([{ type: 'request_superseded' }]);
-    given(open(1)).when({ type: 'require', quorum: 2 }).then([{ type: 'quorum_raised', quorum: 2 }]);
+    given(open(1))
+      .when({ type: 'cancel' })
+      .then([{ type: 'approval_cancelled' }]);
+    given(open(1))
+      .when({ type: 'supersede' })
+      .then([{ type: 'request_superseded' }]);
+    given(open(1))
+      .when({ type: 'require', quorum: 2 })
+      .then([{ type: 'quorum_raised', quorum: 2 }]);
   });
 });
 
@@ -79,9 +111,15 @@ describe('an approved request', () => {
   const approved = closed('approved', vote('alice'));
 
   test('can still be cancelled, superseded and asked for more votes before it executes', () => {
-    given(approved).when({ type: 'cancel' }).then([{ type: 'approval_cancelled' }]);
-    given(approved).when({ type: 'supersede' }).then([{ type: 'request_superseded' }]);
-    given(approved).when({ type: 'require', quorum: 2 }).then([{ type: 'quorum_raised', quorum: 2 }]);
+    given(approved)
+      .when({ type: 'cancel' })
+      .then([{ type: 'approval_cancelled' }]);
+    given(approved)
+      .when({ type: 'supersede' })
+      .then([{ type: 'request_superseded' }]);
+    given(approved)
+      .when({ type: 'require', quorum: 2 })
+      .then([{ type: 'quorum_raised', quorum: 2 }]);
   });
 
   test('that needs more votes is open again under its old deadline, with the votes it has', () => {
@@ -89,9 +127,15 @@ describe('an approved request', () => {
   });
 
   test('takes no vote and no timer', () => {
-    given(approved).when(decides('alice')).then({ refused: 'already_decided', first: vote('alice') });
-    given(approved).when(decides('alice', 'denied')).then({ refused: 'decision_conflict', first: vote('alice') });
-    given(approved).when(decides('bob', 'denied')).then({ refused: 'decision_conflict', first: vote('alice') });
+    given(approved)
+      .when(decides('alice'))
+      .then({ refused: 'already_decided', first: vote('alice') });
+    given(approved)
+      .when(decides('alice', 'denied'))
+      .then({ refused: 'decision_conflict', first: vote('alice') });
+    given(approved)
+      .when(decides('bob', 'denied'))
+      .then({ refused: 'decision_conflict', first: vote('alice') });
     given(approved).when({ type: 'deadline' }, AFTER).then({ refused: 'request_closed' });
   });
 });
@@ -105,8 +149,12 @@ describe('a request that has ended', () => {
   });
 
   test('names the first decision, the deadline or the closing to a vote that comes after', () => {
-    given(closed('denied', vote('alice', 'denied'))).when(decides('bob')).then({ refused: 'decision_conflict', first: vote('alice', 'denied') });
-    given(closed('denied', vote('alice', 'denied'))).when(decides('alice', 'denied')).then({ refused: 'already_decided', first: vote('alice', 'denied') });
+    given(closed('denied', vote('alice', 'denied')))
+      .when(decides('bob'))
+      .then({ refused: 'decision_conflict', first: vote('alice', 'denied') });
+    given(closed('denied', vote('alice', 'denied')))
+      .when(decides('alice', 'denied'))
+      .then({ refused: 'already_decided', first: vote('alice', 'denied') });
     given(closed('timed_out')).when(decides('bob'), AFTER).then({ refused: 'decision_late' });
     given(closed('cancelled')).when(decides('bob')).then({ refused: 'request_closed' });
     given(closed('superseded')).when(decides('bob')).then({ refused: 'request_closed' });
@@ -133,7 +181,12 @@ describe('who may decide', () => {
 describe('every sequence of commands', () => {
   const people = fc.constantFrom('alice', 'bob', 'carol', 'dave');
   const command: fc.Arbitrary<ApprovalCommand> = fc.oneof(
-    { weight: 6, arbitrary: fc.record({ approver: people, outcome: fc.constantFrom('approved' as const, 'approved' as const, 'denied' as const) }).map(({ approver, outcome }) => decides(approver, outcome)) },
+    {
+      weight: 6,
+      arbitrary: fc
+        .record({ approver: people, outcome: fc.constantFrom('approved' as const, 'approved' as const, 'denied' as const) })
+        .map(({ approver, outcome }) => decides(approver, outcome)),
+    },
     { weight: 1, arbitrary: fc.constantFrom<ApprovalCommand>({ type: 'deadline' }, { type: 'cancel' }, { type: 'supersede' }) },
     { weight: 1, arbitrary: fc.integer({ min: 1, max: 4 }).map((quorum): ApprovalCommand => ({ type: 'require', quorum })) },
   );
@@ -141,7 +194,11 @@ describe('every sequence of commands', () => {
   const story = fc.array(fc.record({ command, now: moment }), { maxLength: 25 });
 
   /** Plays a story, showing each state with the one before. */
-  const play = (quorum: number, commands: readonly { command: ApprovalCommand; now: Date }[], see: (step: { before: ApprovalState; after: ApprovalState; command: ApprovalCommand; now: Date }) => void): ApprovalState => {
+  const play = (
+    quorum: number,
+    commands: readonly { command: ApprovalCommand; now: Date }[],
+    see: (step: { before: ApprovalState; after: ApprovalState; command: ApprovalCommand; now: Date }) => void,
+  ): ApprovalState => {
     let state: ApprovalState = open(quorum);
     for (const { command: next, now } of commands) {
       const before = state;
@@ -151,7 +208,8 @@ describe('every sequence of commands', () => {
     }
     return state;
   };
-  const supporters = (state: ApprovalState): number => new Set(state.votes.filter(({ outcome }) => outcome === 'approved').map(({ approver }) => approver)).size;
+  const supporters = (state: ApprovalState): number =>
+    new Set(state.votes.filter(({ outcome }) => outcome === 'approved').map(({ approver }) => approver)).size;
 
   test('reaches approved only with as many different approvers as the quorum asks', () => {
     fc.assert(

@@ -6,6 +6,7 @@ import { LIMITS } from '../../core/words.ts';
 import type { CallInput, RequestState, VerifyInput } from '../../core/run-contract.ts';
 import { eventually } from '../support/index.ts';
 import { approved, call, executed, gated, open, refusedState, startHarness, waiting, type Harness, type ScriptedRun } from './harness.ts';
+import { replayAndKeep } from './recordings.ts';
 
 let server: ChildProcess;
 let harness: Harness;
@@ -59,6 +60,7 @@ test('a waiting run continues as new with its requests, its deadline and its mai
   await run.grant('apr_1_2');
   expect((await run.result()).stop_reason).toBe('completed');
   expect(run.asked<CallInput>('callTool').filter((input) => input.tokens).map((input) => input.call_id)).toEqual(['1.1', '1.2']);
+  await replayAndKeep('continued', run);
 });
 
 test('the deadline of a request survives continuing as new', async () => {
