@@ -23,6 +23,8 @@ export interface LoadedPolicyFile extends LoadedPolicy {
   unmatched(toolNames: readonly string[]): FileProblem[];
 }
 
+const NOT_YET = { 'policy.rules.*.when': 'conditions are not supported by this version' };
+
 /** @throws HoldpointError `invalid_config`; `details.problems` are {@link FileProblem}s */
 export async function loadPolicyFile(path: string): Promise<LoadedPolicyFile> {
   const absolute = resolve(path);
@@ -49,7 +51,7 @@ export async function loadPolicyFile(path: string): Promise<LoadedPolicyFile> {
 
 /** Text of a policy file. `filename` is only shown. */
 export function parsePolicy(text: string, filename: string): { policy: PolicyFile; warnings: FileProblem[]; unmatched: LoadedPolicyFile['unmatched'] } {
-  const parsed = readYaml(text, filename, PolicyFile, 'invalid_config');
+  const parsed = readYaml(text, filename, PolicyFile, { code: 'invalid_config', remarks: NOT_YET });
   const policy = parsed.value;
   const problems = duplicateRules(parsed);
   if (problems.length > 0) throw problemsError('invalid_config', problems);

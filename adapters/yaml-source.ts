@@ -1,7 +1,8 @@
 /** Reads YAML or JSON against a schema; every problem has a file, a line and a column. */
 import { type Document, isAlias, isMap, isNode, isScalar, LineCounter, parseAllDocuments, visit } from 'yaml';
 import type { z } from 'zod';
-import { type ErrorCode, HoldpointError } from '../core/errors.ts';
+import { type ErrorCode, HoldpointError, messageOf } from '../core/errors.ts';
+import { LIMITS } from '../core/words.ts';
 
 /** Line and column count from 1. `path` is the field, `policy.rules.0.id` say, empty for the whole file. */
 export interface FileProblem {
@@ -21,14 +22,17 @@ export interface ParsedFile<T> {
   problemAt: (path: Path, message: string) => FileProblem;
 }
 
-/**
- * @param code code of the error that is thrown; its `details.problems` are {@link FileProblem}s
- * @throws HoldpointError with one line per problem: `file:line:column: message`
- */
-export function readYaml<S extends z.ZodType>(text: string, file: string, schema: S, code: ErrorCode): ParsedFile<z.output<S>> {
+export interface YamlOptions {
+  /** Code of the error that is thrown. */
+  code: ErrorCode;
+  /** What to say of a key that is not known, by its path with `*` for each index: `policy.rules.*.when`. */
+  remarks?: Readonly<Record<string, string>>;
+}
+
+/** @throws HoldpointError with one line per problem, `file:line:column: message`; its `details.problems` are {@link FileProblem}s */
+export function readYaml<S extends z.ZodType>(text: string, file: string, schema: S, { code, remarks = {} }: YamlOptions): ParsedFile<z.output<S>> {
   const lines = new LineCounter();
-  const documents = parseAllDocuments(text, { lineCounter: lines, uniqueKeys: true, maxAliasCount: 0 } as Parameters<typeof parseAllDocuments>[1]);
-  const list: Document.Parsed[] = Array.isArray(documents) ? documents : [];
+  const list = parsedDocuments(text, file, lines, code);
   const at = (offset: number): { line: number; column: number } => {
     const { line, col } = lines.linePos(offset);
     return { line: Math.max(1, line), column: Math.max(1, col) };
@@ -38,14 +42,25 @@ export function readYaml<S extends z.ZodType>(text: string, file: string, schema
   };
   const [document, second] = list;
   if (second) fail([{ file, ...at(second.range[0]), path: '', message: 'one document is expected, here begins another' }]);
-  const syntax = (document?.errors ?? []).map((error): FileProblem => ({ file, ...at(error.pos[0]), path: '', message: firstLine(error.message) }));
+  const syntax = [...(document?.errors ?? []), ...(document?.warnings ?? [])].map((error): FileProblem => ({ file, ...at(error.pos[0]), path: '', message: firstLine(error.message) }));
   if (syntax.length > 0) fail(syntax);
   const place: Place = (path, onKey = false) => at(offsetOf(document, path, onKey));
   const alias = document && aliasOffset(document);
   if (alias !== undefined) fail([{ file, ...at(alias), path: '', message: 'anchors and aliases are not taken: write the value out' }]);
   const parsed = schema.safeParse(document?.toJS() ?? {});
   if (parsed.success) return { value: parsed.data, problemAt: (path, message) => ({ file, ...place(path), path: path.join('.'), message }) };
-  return fail(parsed.error.issues.flatMap((issue) => problemsOf(issue, file, place, schema)));
+  return fail(parsed.error.issues.flatMap((issue) => problemsOf(issue, file, place, schema, remarks)));
+}
+
+function parsedDocuments(text: string, file: string, lineCounter: LineCounter, code: ErrorCode): Document.Parsed[] {
+  if (Buffer.byteLength(text) > LIMITS.runFile) throw new HoldpointError(code, `${file} has ${Buffer.byteLength(text)} bytes; at most ${LIMITS.runFile} are taken`);
+  try {
+    const documents = parseAllDocuments(text, { lineCounter, uniqueKeys: true });
+    return Array.isArray(documents) ? documents : [];
+  } catch (error) {
+    // Nesting beyond the parser's stack.
+    throw new HoldpointError(code, `${file} cannot be read: ${messageOf(error)}`, { cause: error });
+  }
 }
 
 export function problemsError(code: ErrorCode, problems: readonly FileProblem[]): HoldpointError {
@@ -87,11 +102,13 @@ function keyOffset(document: Document.Parsed | undefined, path: Path): number | 
   return isScalar(pair?.key) ? pair.key.range?.[0] : undefined;
 }
 
-function problemsOf(issue: z.core.$ZodIssue, file: string, place: Place, schema: z.ZodType): FileProblem[] {
+function problemsOf(issue: z.core.$ZodIssue, file: string, place: Place, schema: z.ZodType, remarks: Readonly<Record<string, string>>): FileProblem[] {
   if (issue.code === 'unrecognized_keys') {
     return issue.keys.map((key) => {
       const path = [...issue.path, key];
-      return { file, ...place(path, true), path: path.join('.'), message: `unknown key${suggestion(key, schema, issue.path)}` };
+      const pattern = path.map((part) => (typeof part === 'number' ? '*' : String(part))).join('.');
+      const message = Object.hasOwn(remarks, pattern) ? remarks[pattern] : undefined;
+      return { file, ...place(path, true), path: path.join('.'), message: message ?? `unknown key${suggestion(key, schema, issue.path)}` };
     });
   }
   const inner = issue.code === 'invalid_union' ? issue.errors.flat() : [];

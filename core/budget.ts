@@ -11,20 +11,22 @@ export interface ExhaustedBudget {
 }
 
 /**
- * The budget that stands against what comes next, or undefined.
+ * The budget that stands against what comes next, or undefined. Steps and calls are places: one more is refused at the limit,
+ * one that has its place already only beyond it (the limit was lowered meanwhile). Seconds and dollars are spent at the limit.
  *
- * @param next `step` and `call` ask for one more; `granted` is a call that has its place already, so its own count is not held against it
+ * @param next `step` and `call` ask for one more; `granted` is a call that has its place already
  */
 export function exhaustedBudget(budgets: Budgets, usage: Usage, next: 'step' | 'call' | 'granted'): ExhaustedBudget | undefined {
-  const asked: [keyof Budgets, number, boolean][] = [
-    ['max_steps', usage.steps, next === 'step'],
-    ['max_tool_calls', usage.tool_calls, next === 'call'],
-    ['max_seconds', usage.active_seconds, true],
-    ['max_usd', usage.usd, true],
+  const asked: [keyof Budgets, used: number, hasPlace: boolean][] = [
+    ['max_steps', usage.steps, next !== 'step'],
+    ['max_tool_calls', usage.tool_calls, next !== 'call'],
+    ['max_seconds', usage.active_seconds, false],
+    ['max_usd', usage.usd, false],
   ];
-  for (const [budget, used, counts] of asked) {
+  for (const [budget, used, hasPlace] of asked) {
     const limit = budgets[budget];
-    if (limit !== undefined && counts && !(used < limit)) return { budget, limit, used };
+    // Written so that a number that is none counts as exhausted.
+    if (limit !== undefined && !(hasPlace ? used <= limit : used < limit)) return { budget, limit, used };
   }
   return undefined;
 }

@@ -21,50 +21,97 @@ export interface PolicyDecision {
   readonly quorum: number;
 }
 
+type Finding = Pick<PolicyDecision, 'outcome' | 'rule' | 'reason'> & Partial<PolicyDecision>;
+
 const DEFAULT_TIER = 'default';
 
-/** `deny` over `approval_required` over `allow`, whatever the order of the file. */
+/** `deny` over `approval_required` over `allow`: the order of rules in the file changes nothing, not even which one is named. */
 export function evaluatePolicy(policy: PolicyFile, call: PolicyCall): PolicyDecision {
-  const { tool_allowlist: allowlist, tool_blocklist: blocklist, rules } = policy.policy;
-  const decide = (outcome: PolicyOutcome, rule: string, reason: string, from: Partial<PolicyDecision> = {}): PolicyDecision => ({
-    outcome, rule, reason, tier: DEFAULT_TIER, ttl_seconds: policy.approvals.ttl_seconds, quorum: policy.approvals.quorum, ...from,
-  });
-  if (blocklist.some((pattern) => matchesTool(pattern, call.tool))) return decide('deny', 'policy.tool_blocklist', `${call.tool} is on the blocklist`);
-  if (allowlist && !allowlist.some((pattern) => matchesTool(pattern, call.tool))) {
-    return decide('deny', 'policy.tool_allowlist', `${call.tool} is not on the allowlist`);
-  }
-  const matching = rules.filter((rule) => rule.tools.some((pattern) => matchesTool(pattern, call.tool)));
-  const denied = matching.find((rule) => rule.effect === 'deny');
-  if (denied) return decide('deny', denied.id, denied.reason ?? `rule ${denied.id} denies ${call.tool}`, tierOf(denied));
-  const listed = policy.approvals.required_for.some((pattern) => matchesTool(pattern, call.tool));
-  if (!call.verified && call.kind === 'write') {
-    return decide('approval_required', 'unverified', 'this run was not started through the API: every write asks', strictest(policy, matching, listed));
-  }
-  const asking = matching.filter((rule) => rule.effect === 'approval_required');
-  const [first] = asking;
-  if (first) return decide('approval_required', first.id, first.reason ?? `rule ${first.id} asks before ${call.tool}`, { ...tierOf(first), ...strictest(policy, asking, listed) });
-  if (listed) return decide('approval_required', 'approvals.required_for', `${call.tool} needs approval`);
-  const allowing = matching.find((rule) => rule.effect === 'allow');
-  if (allowing) return decide('allow', allowing.id, allowing.reason ?? `rule ${allowing.id} allows ${call.tool}`, tierOf(allowing));
-  if (call.kind === 'read') return decide('allow', 'reads', `${call.tool} only reads`);
-  if (!policy.writes.require_approval) return decide('allow', 'writes.require_approval', 'writes need no approval');
-  return decide('approval_required', 'writes.require_approval', `${call.tool} writes, and no rule lets it through`);
+  const { ttl_seconds, quorum } = policy.approvals;
+  const matching = policy.policy.rules.filter((rule) => matchesAny(rule.tools, call.tool));
+  const finding =
+    outsideScope(policy, call) ??
+    deniedBy(matching, call) ??
+    askedBecauseUnverified(policy, matching, call) ??
+    askedBy(policy, matching, call) ??
+    allowedBy(matching, call) ??
+    decidedByKind(policy, call) ??
+    ({ outcome: 'deny', rule: 'policy', reason: `policy has no answer for ${call.tool}` } as const);
+  return { tier: DEFAULT_TIER, ttl_seconds, quorum, ...finding };
 }
 
-function tierOf(rule: Rule): { tier: string } {
-  return { tier: rule.tier ?? DEFAULT_TIER };
+function outsideScope(policy: PolicyFile, { tool }: PolicyCall): Finding | undefined {
+  const { tool_allowlist: allowlist, tool_blocklist: blocklist } = policy.policy;
+  if (matchesAny(blocklist, tool)) return { outcome: 'deny', rule: 'policy.tool_blocklist', reason: `${tool} is on the blocklist` };
+  if (allowlist && !matchesAny(allowlist, tool)) return { outcome: 'deny', rule: 'policy.tool_allowlist', reason: `${tool} is not on the allowlist` };
+  return undefined;
 }
 
-/** Several rules ask: the largest quorum and the shortest time count. */
-function strictest(policy: PolicyFile, rules: readonly Rule[], listed: boolean): { quorum: number; ttl_seconds: number } {
+/** A rule whose effect is none of the two that let a call live is a refusal, whatever it says. */
+function deniedBy(matching: readonly Rule[], { tool }: PolicyCall): Finding | undefined {
+  const rule = firstById(matching.filter(({ effect }) => effect !== 'approval_required' && effect !== 'allow'));
+  return rule && { outcome: 'deny', rule: rule.id, reason: rule.reason ?? `rule ${rule.id} denies ${tool}`, ...tierOf(rule) };
+}
+
+function askedBecauseUnverified(policy: PolicyFile, matching: readonly Rule[], call: PolicyCall): Finding | undefined {
+  if (call.verified || call.kind === 'read') return undefined;
+  const reason = 'this run was not started through the API: every write asks';
+  return { outcome: 'approval_required', rule: 'unverified', reason, ...strictest(policy, matching, call) };
+}
+
+function askedBy(policy: PolicyFile, matching: readonly Rule[], call: PolicyCall): Finding | undefined {
+  const { tool } = call;
+  const rule = strictestFirst(policy, matching)[0];
+  if (rule) {
+    const reason = rule.reason ?? `rule ${rule.id} asks before ${tool}`;
+    return { outcome: 'approval_required', rule: rule.id, reason, ...strictest(policy, matching, call) };
+  }
+  if (!isListed(policy, call)) return undefined;
+  return { outcome: 'approval_required', rule: 'approvals.required_for', reason: `${tool} needs approval` };
+}
+
+function allowedBy(matching: readonly Rule[], { tool }: PolicyCall): Finding | undefined {
+  const rule = firstById(matching.filter(({ effect }) => effect === 'allow'));
+  return rule && { outcome: 'allow', rule: rule.id, reason: rule.reason ?? `rule ${rule.id} allows ${tool}`, ...tierOf(rule) };
+}
+
+/** No rule speaks of this tool. */
+function decidedByKind({ writes }: PolicyFile, { tool, kind }: PolicyCall): Finding | undefined {
+  if (kind === 'read') return { outcome: 'allow', rule: 'reads', reason: `${tool} only reads` };
+  if (kind !== 'write') return undefined;
+  const rule = 'writes.require_approval';
+  if (writes.require_approval === false) return { outcome: 'allow', rule, reason: 'writes need no approval' };
+  return { outcome: 'approval_required', rule, reason: `${tool} writes, and no rule lets it through` };
+}
+
+const isListed = (policy: PolicyFile, { tool }: PolicyCall): boolean => matchesAny(policy.approvals.required_for, tool);
+
+const tierOf = (rule: Rule): { tier: string } => ({ tier: rule.tier ?? DEFAULT_TIER });
+
+const byId = (a: Rule, b: Rule): number => (a.id < b.id ? -1 : 1);
+const firstById = (rules: readonly Rule[]): Rule | undefined => [...rules].sort(byId)[0];
+
+/** The rules that ask: largest quorum first, then shortest time. */
+function strictestFirst({ approvals }: PolicyFile, matching: readonly Rule[]): Rule[] {
+  const quorum = (rule: Rule): number => rule.quorum ?? approvals.quorum;
+  const ttl = (rule: Rule): number => rule.ttl_seconds ?? approvals.ttl_seconds;
+  return matching.filter(({ effect }) => effect === 'approval_required').sort((a, b) => quorum(b) - quorum(a) || ttl(a) - ttl(b) || byId(a, b));
+}
+
+/** Several ask: the largest quorum and the shortest time count, also when they come from different rules. */
+function strictest(policy: PolicyFile, matching: readonly Rule[], call: PolicyCall): Pick<PolicyDecision, 'tier' | 'quorum' | 'ttl_seconds'> {
   const { quorum, ttl_seconds } = policy.approvals;
-  const asking = rules.filter((rule) => rule.effect === 'approval_required');
-  const defaults = listed || asking.length === 0 ? [{ quorum, ttl_seconds }] : [];
+  const asking = strictestFirst(policy, matching);
+  const [first] = asking;
+  const sources: readonly Partial<Rule>[] = isListed(policy, call) || !first ? [...asking, {}] : asking;
   return {
-    quorum: Math.max(...[...asking, ...defaults].map((from) => from.quorum ?? quorum)),
-    ttl_seconds: Math.min(...[...asking, ...defaults].map((from) => from.ttl_seconds ?? ttl_seconds)),
+    tier: first?.tier ?? DEFAULT_TIER,
+    quorum: Math.max(...sources.map((source) => source.quorum ?? quorum)),
+    ttl_seconds: Math.min(...sources.map((source) => source.ttl_seconds ?? ttl_seconds)),
   };
 }
+
+const matchesAny = (patterns: readonly string[], tool: string): boolean => patterns.some((pattern) => matchesTool(pattern, tool));
 
 /** `*` stands for any run of characters. Linear in both lengths: no expression is built from a file. */
 export function matchesTool(pattern: string, tool: string): boolean {

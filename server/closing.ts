@@ -48,7 +48,7 @@ async function stopState(client: Client, run: GoneRun, stop: Stop, now: Date): P
   if (stopped.rows[0]) return stopped.rows[0];
   const made = await client.query<Who>(
     `INSERT INTO run_states (run_id, first_execution_id, registered, agent, owner, requester, input, stop, stopped_at)
-     SELECT run_id, first_execution_id, true, agent, owner, requester, input, $3::jsonb, $4 FROM runs WHERE run_id = $1 AND first_execution_id = $2
+     SELECT run_id, first_execution_id, true, agent, owner, requester, input, $3::json, $4 FROM runs WHERE run_id = $1 AND first_execution_id = $2
      ON CONFLICT DO NOTHING RETURNING agent, owner, requester`, key);
   return made.rows[0];
 }

@@ -1,5 +1,6 @@
 /** HTTP manners: problems for every error, headers, limits, and who may talk to us at all. */
 import { randomUUID } from 'node:crypto';
+import { RequestError } from '@hono/node-server';
 import type { Context, MiddlewareHandler } from 'hono';
 import { z } from 'zod';
 import type { Problem } from '../client/types.ts';
@@ -14,20 +15,35 @@ export interface Env {
 }
 
 /** Problem document (RFC 9457). `status` differs from the table's only for what HTTP names itself (405). */
-export function problemResponse(c: Context, error: HoldpointError, status: number = ERROR_TABLE[error.code].status): Response {
-  const { title } = ERROR_TABLE[error.code];
-  const problem: Problem = {
+function problemOf(error: HoldpointError, status: number): Problem {
+  return {
     type: `urn:holdpoint:error:${error.code}`,
-    title,
+    title: ERROR_TABLE[error.code].title,
     status,
     detail: error.message,
     code: error.code,
     ...(error.hint === undefined ? {} : { hint: error.hint }),
     ...(Object.keys(error.details).length === 0 ? {} : { details: { ...error.details } }),
   };
+}
+
+const PROBLEM_TYPE = 'application/problem+json';
+
+export function problemResponse(c: Context, error: HoldpointError, status: number = ERROR_TABLE[error.code].status): Response {
   if (status === 401) c.header('WWW-Authenticate', 'Bearer realm="holdpoint"');
-  c.header('Content-Type', 'application/problem+json');
-  return c.body(JSON.stringify(problem), status as 400);
+  // A body that nobody read would stand before the next request on this connection.
+  if (c.req.raw.body !== null && !c.req.raw.bodyUsed) c.header('Connection', 'close');
+  c.header('Content-Type', PROBLEM_TYPE);
+  return c.body(JSON.stringify(problemOf(error, status)), status as 400);
+}
+
+/** What fails before or behind the routes: mostly an address or Host header that cannot be read. */
+export function failureOutside(error: unknown): Response {
+  const problem = error instanceof RequestError
+    ? new HoldpointError('invalid_request', 'the address or the Host header of the request cannot be read')
+    : new HoldpointError('internal', 'something failed before the request reached a route');
+  const { status } = ERROR_TABLE[problem.code];
+  return new Response(JSON.stringify(problemOf(problem, status)), { status, headers: { 'Content-Type': PROBLEM_TYPE, Connection: 'close' } });
 }
 
 /** Turns what was thrown into a problem. What we did not throw on purpose is logged whole and told in one word. */

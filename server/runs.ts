@@ -40,7 +40,7 @@ async function registerRun(pool: Pool, owner: string, input: RunFile, idempotenc
     );
     if (inserted.rows[0]) return inserted.rows[0];
     const existing = await client.query<RegisteredRun & { same: boolean }>(
-      `SELECT run_id, start_request_id, first_execution_id, input, input = $3::jsonb AS same FROM runs WHERE owner = $1 AND idempotency_key = $2`,
+      `SELECT run_id, start_request_id, first_execution_id, input, input::jsonb = $3::jsonb AS same FROM runs WHERE owner = $1 AND idempotency_key = $2`,
       [owner, idempotencyKey, JSON.stringify(input)],
     );
     const [before] = existing.rows;

@@ -10,6 +10,7 @@ import { HoldpointError, messageOf } from '../core/errors.ts';
 import { createApp } from './app.ts';
 import type { ServerConfig } from './config.ts';
 import { startDelivery } from './delivery.ts';
+import { failureOutside } from './http.ts';
 import { applyIdentities, readIdentities } from './identities.ts';
 import type { Log, RunsOnTemporal, ServerContext } from './ports.ts';
 import { RunWatch } from './run-watch.ts';
@@ -52,7 +53,8 @@ async function listen(config: ServerConfig, context: ServerContext): Promise<Ser
   const stopWork = async (): Promise<void> => {
     await Promise.all([...loops.map((loop) => loop.stop()), delivery.stop(), watch.stop()]);
   };
-  const server = createServer(getRequestListener(createApp(context, { delivery, watch, checkpoints, host: config.host }).fetch));
+  const app = createApp(context, { delivery, watch, checkpoints, host: config.host });
+  const server = createServer(getRequestListener(app.fetch, { errorHandler: failureOutside }));
   // A body that trickles in holds nothing but its own connection, and not for long.
   server.requestTimeout = 30_000;
   server.headersTimeout = 10_000;

@@ -63,10 +63,18 @@ export async function createWorker(options: EmbeddedWorkerOptions): Promise<Hold
     const link = await connectWorker({ onRetry: (message) => log.warn(message), signal: options.signal });
     closers.push(() => link.connection.close());
     const worker = await temporalWorker({ link, config, policy, tools, planners, pool, log });
-    return { run: () => worker.run().finally(free), shutdown: () => stopOnce(worker) };
+    return { run: () => runAndFree(worker, free), shutdown: () => stopOnce(worker) };
   } catch (error) {
     await free();
     throw error;
+  }
+}
+
+async function runAndFree(worker: Worker, free: () => Promise<void>): Promise<void> {
+  try {
+    await worker.run();
+  } finally {
+    await free();
   }
 }
 

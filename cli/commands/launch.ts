@@ -29,9 +29,12 @@ export async function launch(context: Context, options: StackCommandOptions, con
   const progress = startProgress();
   let stopSoFar: () => Promise<void> = async () => {};
   let ready = false;
+  let abandoned = false;
   const interrupted = new Promise<NodeJS.Signals>((resolveSignal) => {
     const heard = (signal: NodeJS.Signals): void => {
       if (ready) return resolveSignal(signal);
+      if (abandoned) return;
+      abandoned = true;
       progress.done();
       tell('stopping');
       void stopSoFar().finally(() => process.exit(INTERRUPTED));
@@ -41,6 +44,8 @@ export async function launch(context: Context, options: StackCommandOptions, con
   try {
     const settings = { paths: context.paths, temporalPort: options.temporalPort, webPort: options.webPort, apiPort: options.apiPort, configFile, env: process.env };
     const stack = await startStack(settings, progress.report, (stop) => (stopSoFar = stop));
+    // The last part came up while a signal stops the first: the process ends when all are down.
+    if (abandoned) await new Promise(() => {});
     ready = true;
     return { ...stack, interrupted };
   } finally {

@@ -82,7 +82,7 @@ export async function startUp(stateDir: string, extra: string[] = [], options: C
 
 /** Ctrl-C. @returns the exit code of `up` */
 export async function stopUp(up: Up): Promise<number | null> {
-  if (up.child.exitCode !== null) return up.child.exitCode;
+  if (up.child.exitCode !== null || up.child.signalCode !== null) return up.child.exitCode;
   const closed = once(up.child, 'close') as Promise<[number | null]>;
   up.child.kill('SIGINT');
   return (await closed)[0];

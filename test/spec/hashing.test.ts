@@ -1,13 +1,14 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { argsHash, canonical, hashJson, sha256 } from '../../adapters/hashing.ts';
+import { isStorable } from '../../core/text.ts';
 
 const plainJson = fc.jsonValue({ stringUnit: 'binary' }).filter(isExact);
 
 function isExact(value: unknown): boolean {
   if (typeof value === 'number') return Number.isFinite(value) && (!Number.isInteger(value) || Number.isSafeInteger(value));
-  if (typeof value === 'string') return value.isWellFormed();
-  if (typeof value === 'object' && value !== null) return Object.entries(value).every(([key, member]) => key.isWellFormed() && isExact(member));
+  if (typeof value === 'string') return isStorable(value);
+  if (typeof value === 'object' && value !== null) return Object.entries(value).every(([key, member]) => isStorable(key) && isExact(member));
   return true;
 }
 
@@ -71,11 +72,15 @@ describe('the canonical form of RFC 8785', () => {
   });
 
   test('does not depend on the order of members', () => {
-    fc.assert(fc.property(plainJson, (value) => void expect(canonical(reversed(value))).toBe(canonical(value))));
+    fc.assert(fc.property(plainJson, (value) => {
+        expect(canonical(reversed(value))).toBe(canonical(value));
+      }));
   });
 
   test('reads back as the same value', () => {
-    fc.assert(fc.property(plainJson, (value) => void expect(canonical(JSON.parse(canonical(value)))).toBe(canonical(value))));
+    fc.assert(fc.property(plainJson, (value) => {
+        expect(canonical(JSON.parse(canonical(value)))).toBe(canonical(value));
+      }));
   });
 });
 

@@ -102,6 +102,23 @@ test('decisions in a flood that spans several executions are found: the ledger i
   expect(run.asked<VerifyInput>('verifyDecisions').every((input) => input.messages.length <= LIMITS.batch)).toBe(true);
 });
 
+test('a run that continues as new stays visible: its search attributes and what it waits for', async () => {
+  const { operatorService } = harness.client.connection as Connection;
+  const names = ['HoldpointStatus', 'HoldpointAgent', 'HoldpointStopReason'];
+  await operatorService.addSearchAttributes({ namespace: 'default', searchAttributes: Object.fromEntries(names.map((name) => [name, 2])) });
+  const run = await harness.start({ steps: [[call('a')]], call: gated(), searchAttributes: true });
+  await run.waiting();
+  for (let index = 0; index < 70; index += 1) await run.handle.signal<unknown[]>('approval_granted', index);
+  await eventually(async () => ((await chain(run)).run !== (await chain(run)).first ? true : undefined), 'it continued as new');
+  await run.waiting();
+  const described = await run.handle.describe();
+  expect(described.searchAttributes).toMatchObject({ HoldpointStatus: ['waiting'], HoldpointAgent: ['bot'] });
+  expect((await run.handle.query<{ currentDetails?: string }>('__temporal_workflow_metadata')).currentDetails).toContain('Agent bot: to test');
+  await run.grant('apr_1_1');
+  await run.result();
+  expect((await run.handle.describe()).searchAttributes).toMatchObject({ HoldpointStatus: ['stopped'], HoldpointStopReason: ['completed'] });
+});
+
 test('a run that was cancelled while it continued as new is cancelled', async () => {
   const run = await harness.start({ steps: [[call('a')]], call: gated(), close: (input) => refusedState(input.pending_id, 'cancelled') });
   await run.waiting();

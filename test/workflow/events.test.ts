@@ -35,7 +35,10 @@ test('a gated call costs at most 18 events, 20 with search attributes', async ()
       await run.grant(id);
     }
     await run.result();
-    expect(await eventsOfCalls(run, 2)).toBeLessThanOrEqual(2 * (searchAttributes ? 20 : 18));
+    const cost = await eventsOfCalls(run, 2);
+    expect(cost).toBeLessThanOrEqual(2 * (searchAttributes ? 20 : 18));
+    // A message that comes early shares a task with what was under way and saves some.
+    expect(cost).toBeGreaterThan(2 * 14);
   }
 });
 
