@@ -90,7 +90,11 @@ async function refuseConflict(ctx: CallContext, known: CallRow, reading: Reading
   const hash = reading.ok ? reading.proposal.args_hash : unreadableHash(ctx);
   const reason = `call ${known.call_id} was ${known.tool} with ${known.args_hash} before and is ${ctx.input.tool} with ${hash} now`;
   await ctx.ledger.append({
-    ...callFacts(ctx, { tool: ctx.input.tool, tool_hash: known.tool_hash, args_hash: hash }, { reason: 'call_conflict', rule: 'call_conflict', detail: reason }),
+    ...callFacts(
+      ctx,
+      { tool: ctx.input.tool, tool_hash: known.tool_hash, args_hash: hash },
+      { reason: 'call_conflict', rule: 'call_conflict', detail: reason },
+    ),
     event_key: eventKey(ctx.ledger, known.call_id, `call_conflict/${hash}`),
     outcome: 'deny',
   });
@@ -138,7 +142,8 @@ async function admitSuperseded(ctx: CallContext, known: CallRow, request: Reques
   if (request.status !== 'superseded') await supersedeRequest(ctx.ledger, request, tool?.tool_hash ?? 'none');
   const canonical = await ctx.ledger.arguments(known.args_hash);
   const reading = tool && canonical !== undefined ? readArguments(ctx, tool, JSON.parse(canonical)) : undefined;
-  if (!reading?.ok) return answer(await refuseInvalid(ctx, known, reading ?? { ok: false, code: 'invalid_arguments', reason: 'the arguments are no longer in the ledger' }));
+  if (!reading?.ok)
+    return answer(await refuseInvalid(ctx, known, reading ?? { ok: false, code: 'invalid_arguments', reason: 'the arguments are no longer in the ledger' }));
   return admitChanged(ctx, reading.proposal, known);
 }
 
@@ -174,7 +179,10 @@ async function admitInterrupted(ctx: CallContext, proposal: Proposal, known: Cal
   const repeatable = (proposal.tool.kind === 'read' || proposal.tool.idempotent) && proposal.tool.tool_hash === known.tool_hash;
   const verdict = repeatable ? await judge(ctx, proposal.tool, true) : undefined;
   if (verdict?.outcome === 'allow' || (verdict?.outcome === 'approval_required' && known.pending_id !== null)) {
-    return { type: 'execute', claim: await claimCall(ctx, proposal, known.fence, { rule: verdict.rule, tier: verdict.tier, reason: REPEATED, ...(await grantOf(ctx, known)) }) };
+    return {
+      type: 'execute',
+      claim: await claimCall(ctx, proposal, known.fence, { rule: verdict.rule, tier: verdict.tier, reason: REPEATED, ...(await grantOf(ctx, known)) }),
+    };
   }
   const why = verdict === undefined ? 'it is not safe to repeat' : verdict.outcome === 'stop' ? verdict.stop.reason : verdict.reason;
   return answer(await stopUnknown(ctx, known, why));

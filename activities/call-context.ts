@@ -58,8 +58,16 @@ export function runFacts(run: RunRow): Pick<AuditFacts, 'agent' | 'owner' | 'req
 type CallFacts = Omit<AuditFacts, 'event_key' | 'outcome'>;
 
 /** Facts of an event about a call. */
-export function callFacts(ctx: CallContext, call: { tool: string; tool_hash: string | null; args_hash: string | null }, more: Partial<CallFacts> = {}): CallFacts {
-  const { event_key: _key, outcome: _outcome, ...facts } = auditFacts({
+export function callFacts(
+  ctx: CallContext,
+  call: { tool: string; tool_hash: string | null; args_hash: string | null },
+  more: Partial<CallFacts> = {},
+): CallFacts {
+  const {
+    event_key: _key,
+    outcome: _outcome,
+    ...facts
+  } = auditFacts({
     event_key: '',
     outcome: 'allow',
     ...runFacts(ctx.run),
@@ -76,8 +84,24 @@ export function callFacts(ctx: CallContext, call: { tool: string; tool_hash: str
 /** Facts of an event about a request. */
 export function requestFacts(request: RequestRow): CallFacts {
   const { agent, owner, requester, call_id, tool, tool_hash, args_hash, pending_id, rule, tier, policy_hash } = request;
-  const { event_key: _key, outcome: _outcome, ...facts } = auditFacts({
-    event_key: '', outcome: 'allow', agent, owner, requester, call_id, tool, tool_hash, args_hash, pending_id, rule, tier, policy_hash,
+  const {
+    event_key: _key,
+    outcome: _outcome,
+    ...facts
+  } = auditFacts({
+    event_key: '',
+    outcome: 'allow',
+    agent,
+    owner,
+    requester,
+    call_id,
+    tool,
+    tool_hash,
+    args_hash,
+    pending_id,
+    rule,
+    tier,
+    policy_hash,
   });
   return facts;
 }
@@ -94,7 +118,13 @@ export async function isFinalRefusal(ledger: RunLedger, loaded: LoadedPolicy, ar
 }
 
 /** Ends a call by a refusal and gives its place in the budget back. */
-export async function refuseCall(ledger: RunLedger, loaded: LoadedPolicy, call: { call_id: string; args_hash: string }, stop: Stop, reserved: boolean): Promise<CallResult & { status: 'refused' }> {
+export async function refuseCall(
+  ledger: RunLedger,
+  loaded: LoadedPolicy,
+  call: { call_id: string; args_hash: string },
+  stop: Stop,
+  reserved: boolean,
+): Promise<CallResult & { status: 'refused' }> {
   const final = await isFinalRefusal(ledger, loaded, call.args_hash);
   await ledger.updateCall(call.call_id, { status: 'refused', stop, final });
   if (reserved) await ledger.addUsage({ tool_calls: -1 });
@@ -103,7 +133,12 @@ export async function refuseCall(ledger: RunLedger, loaded: LoadedPolicy, call: 
 
 export function summaryOf(call: Pick<CallRow, 'result' | 'result_bytes' | 'result_sha256' | 'result_status'>): ResultSummary {
   const text = call.result ?? '';
-  return { status: call.result_status === 'ok' ? 'ok' : 'error', bytes: call.result_bytes ?? 0, sha256: call.result_sha256 ?? '', head: text.slice(0, LIMITS.resultHead) };
+  return {
+    status: call.result_status === 'ok' ? 'ok' : 'error',
+    bytes: call.result_bytes ?? 0,
+    sha256: call.result_sha256 ?? '',
+    head: text.slice(0, LIMITS.resultHead),
+  };
 }
 
 /** What an earlier attempt has settled already; undefined while something is left to do. */
@@ -129,7 +164,15 @@ export function settledAnswer(call: CallRow): CallResult | undefined {
 export function pendingView(request: RequestRow, decisions: readonly DecisionRow[], now: Date): PendingView {
   const { pending_id, call_id, tool, preview, reason, rule, tier, args_hash, quorum } = request;
   return {
-    pending_id, call_id, tool, preview, reason, rule, tier, args_hash, quorum,
+    pending_id,
+    call_id,
+    tool,
+    preview,
+    reason,
+    rule,
+    tier,
+    args_hash,
+    quorum,
     missing: missingVotes(decisions, quorum),
     expires_at: request.expires_at.toISOString(),
     remaining_ms: Math.max(0, request.expires_at.getTime() - now.getTime()),

@@ -11,7 +11,12 @@ const BACKOFF_MS = [200, 1_000];
 
 type Outcome = { status: 'ok' | 'error' | 'unknown'; text: string; active_ms: number };
 
-export async function executeClaim(ports: GatewayPorts, run: { run_id: string; first_execution_id: string }, callId: string, claim: Claim): Promise<CallResult> {
+export async function executeClaim(
+  ports: GatewayPorts,
+  run: { run_id: string; first_execution_id: string },
+  callId: string,
+  claim: Claim,
+): Promise<CallResult> {
   const outcome = await callWithRetries(run.run_id, callId, claim);
   return ports.ledger.withRun(run, (ledger) => settle(ports, ledger, callId, claim, outcome));
 }

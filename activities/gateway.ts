@@ -4,7 +4,18 @@
  */
 import { ApplicationFailure } from '@temporalio/common';
 import type {
-  CallInput, CallResult, CloseRequestInput, CloseRunInput, CloseRunResult, OpenRunInput, OpenRunResult, PlanInput, PlanResult, RequestState, VerifyInput, VerifyResult,
+  CallInput,
+  CallResult,
+  CloseRequestInput,
+  CloseRunInput,
+  CloseRunResult,
+  OpenRunInput,
+  OpenRunResult,
+  PlanInput,
+  PlanResult,
+  RequestState,
+  VerifyInput,
+  VerifyResult,
 } from '../core/run-contract.ts';
 import { storableText } from '../core/text.ts';
 import { LIMITS } from '../core/words.ts';
@@ -48,7 +59,9 @@ async function callTool(ports: GatewayPorts, key: RunKey, given: Omit<CallInput,
   if (!/^\d{1,9}\.\d{1,9}$/.test(input.call_id)) throw ApplicationFailure.nonRetryable('call_id is not of the form step.position', 'invalid_request');
   const unique = new Set(Array.isArray(input.tokens) ? input.tokens.slice(0, LIMITS.batch) : []);
   const tokens = await Promise.all([...unique].map((token) => proveToken(ports.tokens, token)));
-  const admission = await ports.ledger.withRun(key, async (ledger) => admitCall({ ports, ledger, run: await knownRun(ledger), input, loaded: ports.policy.current(), tokens }));
+  const admission = await ports.ledger.withRun(key, async (ledger) =>
+    admitCall({ ports, ledger, run: await knownRun(ledger), input, loaded: ports.policy.current(), tokens }),
+  );
   return admission.type === 'answer' ? admission.result : executeClaim(ports, key, input.call_id, admission.claim);
 }
 

@@ -23,7 +23,10 @@ export async function judge(ctx: CallContext, tool: RegisteredTool, reserved: bo
   if (switched) return { outcome: 'stop', stop: stopOf('kill_switch', switched, about) };
   const exhausted = exhaustedBudget(loaded.policy.budgets, run.usage, reserved ? 'granted' : 'call');
   if (exhausted) {
-    return { outcome: 'stop', stop: { ...stopOf('budget_exceeded', `${exhausted.budget}: ${exhausted.used} of ${exhausted.limit} used`, about), budget: exhausted.budget } };
+    return {
+      outcome: 'stop',
+      stop: { ...stopOf('budget_exceeded', `${exhausted.budget}: ${exhausted.used} of ${exhausted.limit} used`, about), budget: exhausted.budget },
+    };
   }
   return evaluatePolicy(loaded.policy, { tool: tool.name, kind: tool.kind, verified: run.registered });
 }

@@ -13,7 +13,11 @@ export function positionOf(callId: string): [step: number, position: number] {
 export async function stopCall(ctx: CallContext, proposal: Proposal, stop: Stop): Promise<CallResult> {
   await ctx.ledger.updateCall(ctx.input.call_id, { status: 'stopped', stop, final: true });
   await ctx.ledger.append({
-    ...callFacts(ctx, { tool: proposal.tool.name, tool_hash: proposal.tool.tool_hash, args_hash: proposal.args_hash }, { reason: stop.stop_reason, rule: stop.budget ?? stop.rule ?? null, detail: stop.reason }),
+    ...callFacts(
+      ctx,
+      { tool: proposal.tool.name, tool_hash: proposal.tool.tool_hash, args_hash: proposal.args_hash },
+      { reason: stop.stop_reason, rule: stop.budget ?? stop.rule ?? null, detail: stop.reason },
+    ),
     event_key: eventKey(ctx.ledger, ctx.input.call_id, `deny/${stop.stop_reason}`),
     outcome: 'deny',
   });
@@ -23,9 +27,16 @@ export async function stopCall(ctx: CallContext, proposal: Proposal, stop: Stop)
 export async function denyCall(ctx: CallContext, proposal: Proposal, rule: Rule, reserved: boolean): Promise<CallResult> {
   const stop = stopOf('policy_denied', rule.reason, { call_id: ctx.input.call_id, tool: proposal.tool.name }, rule.rule);
   await ctx.ledger.append({
-    ...callFacts(ctx, { tool: proposal.tool.name, tool_hash: proposal.tool.tool_hash, args_hash: proposal.args_hash }, {
-      reason: 'policy_denied', rule: rule.rule, tier: rule.tier, detail: rule.reason,
-    }),
+    ...callFacts(
+      ctx,
+      { tool: proposal.tool.name, tool_hash: proposal.tool.tool_hash, args_hash: proposal.args_hash },
+      {
+        reason: 'policy_denied',
+        rule: rule.rule,
+        tier: rule.tier,
+        detail: rule.reason,
+      },
+    ),
     event_key: eventKey(ctx.ledger, ctx.input.call_id, 'deny'),
     outcome: 'deny',
   });
@@ -46,13 +57,34 @@ export async function claimCall(ctx: CallContext, proposal: Proposal, fenceBefor
   const { ledger, input } = ctx;
   const fence = fenceBefore + 1;
   await ledger.updateCall(input.call_id, { status: 'executing', fence });
-  const facts = callFacts(ctx, { tool: proposal.tool.name, tool_hash: proposal.tool.tool_hash, args_hash: proposal.args_hash }, {
-    rule: why.rule, tier: why.tier, reason: why.reason, pending_id: why.pending_id ?? null, approver: why.approver ?? null,
-  });
+  const facts = callFacts(
+    ctx,
+    { tool: proposal.tool.name, tool_hash: proposal.tool.tool_hash, args_hash: proposal.args_hash },
+    {
+      rule: why.rule,
+      tier: why.tier,
+      reason: why.reason,
+      pending_id: why.pending_id ?? null,
+      approver: why.approver ?? null,
+    },
+  );
   if (proposal.tool.kind === 'write') {
-    await ledger.append({ ...facts, detail: fence === 1 ? null : `attempt ${fence}`, event_key: eventKey(ledger, input.call_id, `execution_started/${fence}`), outcome: 'execution_started' });
+    await ledger.append({
+      ...facts,
+      detail: fence === 1 ? null : `attempt ${fence}`,
+      event_key: eventKey(ledger, input.call_id, `execution_started/${fence}`),
+      outcome: 'execution_started',
+    });
   }
-  return { tool: proposal.tool, args: proposal.value, args_hash: proposal.args_hash, fence, idempotency_key: idempotencyKey(ledger, input.call_id), approval_token: why.token, facts };
+  return {
+    tool: proposal.tool,
+    args: proposal.value,
+    args_hash: proposal.args_hash,
+    fence,
+    idempotency_key: idempotencyKey(ledger, input.call_id),
+    approval_token: why.token,
+    facts,
+  };
 }
 
 /** What a tool gets as `approval_token`: the token, or a JSON array of them. */

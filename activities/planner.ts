@@ -39,7 +39,16 @@ async function admitRun(ledger: RunLedger, key: RunKey, input: { input: unknown 
     : { registered, agent: UNVERIFIED_AGENT, owner: null, requester: parsed.data.requester, goal, ttl_seconds };
   await ledger.insertRun(row, parsed.data);
   const detail = registered ? goal.slice(0, LIMITS.text) : 'not started through the API: every write asks';
-  await ledger.append(auditFacts({ agent: row.agent, owner: row.owner, requester: row.requester, event_key: `${key.first_execution_id}/run_started`, outcome: 'run_started', detail }));
+  await ledger.append(
+    auditFacts({
+      agent: row.agent,
+      owner: row.owner,
+      requester: row.requester,
+      event_key: `${key.first_execution_id}/run_started`,
+      outcome: 'run_started',
+      detail,
+    }),
+  );
   return { ...row, stop: null, usage: { steps: 0, tool_calls: 0, active_seconds: 0, usd: 0 } };
 }
 
@@ -76,19 +85,27 @@ async function admitStep(ports: GatewayPorts, ledger: RunLedger, step: number): 
   const { planner } = await ledger.runFile();
   if (await ledger.step(step)) return { run, planner };
   const exhausted = exhaustedBudget(loaded.policy.budgets, run.usage, 'step');
-  if (exhausted) return { stop: { stop_reason: 'budget_exceeded', reason: `${exhausted.budget}: ${exhausted.used} of ${exhausted.limit} used`, budget: exhausted.budget } };
+  if (exhausted)
+    return { stop: { stop_reason: 'budget_exceeded', reason: `${exhausted.budget}: ${exhausted.used} of ${exhausted.limit} used`, budget: exhausted.budget } };
   await ledger.insertStep(step);
   await ledger.addUsage({ steps: 1 });
   return { run, planner };
 }
 
-async function askPlanner(ports: GatewayPorts, planner: RunFile['planner'], step: number, input: Parameters<GatewayPorts['planners']['plan']>[2]): Promise<PlannerAnswer> {
+async function askPlanner(
+  ports: GatewayPorts,
+  planner: RunFile['planner'],
+  step: number,
+  input: Parameters<GatewayPorts['planners']['plan']>[2],
+): Promise<PlannerAnswer> {
   let problem = '';
   for (let attempt = 1; attempt <= PLANNER_ATTEMPTS; attempt++) {
     try {
       const answer = PlannerAnswer.safeParse(await ports.planners.plan(planner, step, input));
       if (answer.success && !('done' in answer.data && answer.data.done === false)) return answer.data;
-      problem = answer.success ? 'done: false without calls' : answer.error.issues.map((issue) => `${issue.path.join('.') || 'answer'}: ${issue.message}`).join('; ');
+      problem = answer.success
+        ? 'done: false without calls'
+        : answer.error.issues.map((issue) => `${issue.path.join('.') || 'answer'}: ${issue.message}`).join('; ');
     } catch (error) {
       problem = messageOf(error);
     }

@@ -39,9 +39,17 @@ export async function createRequest(ctx: CallContext, proposal: Proposal, rule: 
   });
   await ledger.updateCall(input.call_id, { status: 'waiting', pending_id: pendingId, tool_hash: proposal.tool.tool_hash, args_hash: proposal.args_hash });
   await ledger.append({
-    ...callFacts(ctx, { tool: proposal.tool.name, tool_hash: proposal.tool.tool_hash, args_hash: proposal.args_hash }, {
-      pending_id: pendingId, rule: rule.rule, tier: rule.tier, reason: 'pending_human_review', detail: rule.reason,
-    }),
+    ...callFacts(
+      ctx,
+      { tool: proposal.tool.name, tool_hash: proposal.tool.tool_hash, args_hash: proposal.args_hash },
+      {
+        pending_id: pendingId,
+        rule: rule.rule,
+        tier: rule.tier,
+        reason: 'pending_human_review',
+        detail: rule.reason,
+      },
+    ),
     event_key: eventKey(ledger, input.call_id, `approval_required/${pendingId}`),
     outcome: 'approval_required',
   });
@@ -120,7 +128,11 @@ export async function requestState(ledger: RunLedger, loaded: LoadedPolicy, pend
       return { pending_id: pendingId, status: 'open', missing, quorum: request.quorum, remaining_ms };
     }
     case 'approved':
-      return { pending_id: pendingId, status: 'approved', tokens: (await countingVotes(ledger, request)).filter((vote) => vote.outcome === 'approved').map((vote) => vote.token) };
+      return {
+        pending_id: pendingId,
+        status: 'approved',
+        tokens: (await countingVotes(ledger, request)).filter((vote) => vote.outcome === 'approved').map((vote) => vote.token),
+      };
     case 'superseded':
       return { pending_id: pendingId, status: 'superseded' };
     case 'denied':

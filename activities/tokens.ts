@@ -35,7 +35,8 @@ export async function decisionOf(
   if (unbound) return { problem: unbound };
   if (claims.outcome !== expected) return { problem: 'outcome_mismatch' };
   const decision = decisions.find((committed) => committed.decision_id === claims.jti);
-  if (!decision || decision.token !== proven.token || decision.approver !== claims.sub || decision.outcome !== claims.outcome) return { problem: 'not_in_ledger' };
+  if (!decision || decision.token !== proven.token || decision.approver !== claims.sub || decision.outcome !== claims.outcome)
+    return { problem: 'not_in_ledger' };
   if (claims.exp !== Number(request.token_exp) || claims.exp * 1000 <= now.getTime()) return { problem: 'token_expired' };
   const roles = await ledger.approver(decision.approver);
   const eligible = roles === undefined ? { ok: false } : canDecide({ principal: decision.approver, roles }, request);

@@ -95,15 +95,33 @@ export class ChainCheck {
     for (const [runId, { seq, source }] of named) {
       if (this.#seen.has(runId) || (only !== undefined && only !== runId)) continue;
       this.missingRuns += 1;
-      this.#findings.push({ kind: 'removed', run_id: runId, seq: 1, where: `${runId}#1..${seq}`, message: `run ${runId}: all its records are missing, ${source} says seq ${seq}` });
+      this.#findings.push({
+        kind: 'removed',
+        run_id: runId,
+        seq: 1,
+        where: `${runId}#1..${seq}`,
+        message: `run ${runId}: all its records are missing, ${source} says seq ${seq}`,
+      });
     }
     if (this.#headless > 0) {
-      this.#findings.push({ kind: 'removed', run_id: null, seq: null, where: 'run_heads', message: `${this.#headless} runs have records and no row in run_heads` });
+      this.#findings.push({
+        kind: 'removed',
+        run_id: null,
+        seq: null,
+        where: 'run_heads',
+        message: `${this.#headless} runs have records and no row in run_heads`,
+      });
     }
   }
 
   #find(kind: AuditFinding['kind'], at: Place | AuditEvent, message: string): void {
-    this.#findings.push({ kind, run_id: at.run_id, seq: at.seq, where: `${at.run_id}#${at.seq} (${at.outcome})`, message: `run ${at.run_id}, record ${at.seq}: ${message}` });
+    this.#findings.push({
+      kind,
+      run_id: at.run_id,
+      seq: at.seq,
+      where: `${at.run_id}#${at.seq} (${at.outcome})`,
+      message: `run ${at.run_id}, record ${at.seq}: ${message}`,
+    });
   }
 
   #checkEvent(run: RunCheck, event: AuditEvent): void {
@@ -129,13 +147,23 @@ export class ChainCheck {
       this.#find('reordered', event, `it stands behind record ${last?.seq}`);
     } else if (event.prev_hash !== (last?.hash ?? GENESIS) && sound && last?.sound !== false) {
       // This record is what it was, so the one before it is not what this one was written after.
-      this.#find('changed', last ?? event, last ? `record ${event.seq} was written after another one: it was rewritten or put in` : 'it is not the first record of its chain');
+      this.#find(
+        'changed',
+        last ?? event,
+        last ? `record ${event.seq} was written after another one: it was rewritten or put in` : 'it is not the first record of its chain',
+      );
     }
   }
 
   #removed(runId: string, from: number, to: number, evidence: string): void {
     const which = from === to ? `record ${from} is` : `records ${from} to ${to} are`;
-    this.#findings.push({ kind: 'removed', run_id: runId, seq: from, where: from === to ? `${runId}#${from}` : `${runId}#${from}..${to}`, message: `run ${runId}: ${which} missing, ${evidence}` });
+    this.#findings.push({
+      kind: 'removed',
+      run_id: runId,
+      seq: from,
+      where: from === to ? `${runId}#${from}` : `${runId}#${from}..${to}`,
+      message: `run ${runId}: ${which} missing, ${evidence}`,
+    });
   }
 
   #finishRun(): void {
@@ -153,7 +181,13 @@ export class ChainCheck {
   }
 
   #cutOff(runId: string, from: number, evidence: string): void {
-    this.#findings.push({ kind: 'cut_off', run_id: runId, seq: from, where: `${runId}#${from}`, message: `run ${runId}: events ${from}.. are missing, ${evidence}` });
+    this.#findings.push({
+      kind: 'cut_off',
+      run_id: runId,
+      seq: from,
+      where: `${runId}#${from}`,
+      message: `run ${runId}: events ${from}.. are missing, ${evidence}`,
+    });
   }
 
   /** A record whose hash fits under the number of another broken one has changed places with it. */

@@ -68,13 +68,20 @@ async function readChain(keys: PinnedKeys, stored: readonly StoredCheckpoint[], 
   return chain;
 }
 
-function linkFindings(before: (StoredCheckpoint & { valid: boolean }) | undefined, checkpoint: StoredCheckpoint, claims: CheckpointClaims, place: string, findings: AuditFinding[]): void {
+function linkFindings(
+  before: (StoredCheckpoint & { valid: boolean }) | undefined,
+  checkpoint: StoredCheckpoint,
+  claims: CheckpointClaims,
+  place: string,
+  findings: AuditFinding[],
+): void {
   const expected = (before?.n ?? 0) + 1;
   const where = `checkpoint ${checkpoint.n} in ${place}`;
   if (checkpoint.n > expected) findings.push(missing(`checkpoint ${expected} in ${place}`, `${range(expected, checkpoint.n - 1)} missing in ${place}`));
   else if (checkpoint.n < expected) findings.push(bad(where, `${where} stands behind checkpoint ${expected - 1}`));
   // Behind one that is no longer what was signed the link cannot fit; that one is named already.
-  else if (before?.valid !== false && claims.prev !== (before ? checkpointDigest(before.jws) : null)) findings.push(bad(where, `${where} was not written after the one that stands before it`));
+  else if (before?.valid !== false && claims.prev !== (before ? checkpointDigest(before.jws) : null))
+    findings.push(bad(where, `${where} was not written after the one that stands before it`));
 }
 
 const range = (from: number, to: number): string => (from === to ? `checkpoint ${from} is` : `checkpoints ${from} to ${to} are`);

@@ -48,10 +48,29 @@ const nullable = z.string().nullable();
 const EventLine = z.strictObject({
   type: z.literal('event'),
   event: z.strictObject({
-    run_id: z.string().min(1), seq: z.int().min(1), event_key: z.string(), at: z.string(), agent: nullable, owner: nullable, requester: nullable,
-    tool: nullable, tool_hash: nullable, call_id: nullable, pending_id: nullable, outcome: z.enum(AUDIT_OUTCOMES), reason: nullable, detail: nullable,
-    rule: nullable, tier: nullable, policy_hash: nullable, args_hash: nullable, approver: nullable, token: nullable, result: nullable,
-    prev_hash: z.string(), hash: z.string(),
+    run_id: z.string().min(1),
+    seq: z.int().min(1),
+    event_key: z.string(),
+    at: z.string(),
+    agent: nullable,
+    owner: nullable,
+    requester: nullable,
+    tool: nullable,
+    tool_hash: nullable,
+    call_id: nullable,
+    pending_id: nullable,
+    outcome: z.enum(AUDIT_OUTCOMES),
+    reason: nullable,
+    detail: nullable,
+    rule: nullable,
+    tier: nullable,
+    policy_hash: nullable,
+    args_hash: nullable,
+    approver: nullable,
+    token: nullable,
+    result: nullable,
+    prev_hash: z.string(),
+    hash: z.string(),
   }),
 });
 const Line = z.discriminatedUnion('type', [
@@ -146,4 +165,3 @@ async function readText(file: string): Promise<string> {
     throw new HoldpointError('usage', `${file} cannot be read: ${messageOf(error)}`, { cause: error });
   }
 }
-

@@ -31,8 +31,29 @@ export async function ledgerNow(client: Client): Promise<Date> {
 }
 
 const COLUMNS = [
-  'run_id', 'seq', 'event_key', 'at', 'agent', 'owner', 'requester', 'tool', 'tool_hash', 'call_id', 'pending_id', 'outcome', 'reason', 'detail',
-  'rule', 'tier', 'policy_hash', 'args_hash', 'approver', 'token', 'result', 'prev_hash', 'hash',
+  'run_id',
+  'seq',
+  'event_key',
+  'at',
+  'agent',
+  'owner',
+  'requester',
+  'tool',
+  'tool_hash',
+  'call_id',
+  'pending_id',
+  'outcome',
+  'reason',
+  'detail',
+  'rule',
+  'tier',
+  'policy_hash',
+  'args_hash',
+  'approver',
+  'token',
+  'result',
+  'prev_hash',
+  'hash',
 ] as const;
 const APPEND = `WITH added AS (
     INSERT INTO audit_events (${COLUMNS.join(', ')}) VALUES (${COLUMNS.map((_, i) => `$${i + 1}`).join(', ')})
@@ -51,7 +72,10 @@ function storableFacts(facts: AuditFacts): AuditFacts {
  */
 export async function appendAudit(client: Client, head: ChainHead, facts: AuditFacts, now: Date): Promise<void> {
   const event = chainEvent(head, storableFacts(facts), now.toISOString(), hashJson);
-  const { rowCount } = await client.query(APPEND, COLUMNS.map((column) => event[column]));
+  const { rowCount } = await client.query(
+    APPEND,
+    COLUMNS.map((column) => event[column]),
+  );
   if (rowCount === 1) {
     head.seq = event.seq;
     head.hash = event.hash;

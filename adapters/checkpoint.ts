@@ -72,13 +72,22 @@ export async function signCheckpoint(
   const heads = [...facts.heads].sort(byRunId);
   const n = (last?.n ?? 0) + 1;
   const claims: CheckpointClaims = {
-    iss: TOKEN_ISSUER, n, at: facts.at, prev: last ? checkpointDigest(last.jws) : null, root: merkleRoot(heads), heads, total_runs: facts.total_runs,
+    iss: TOKEN_ISSUER,
+    n,
+    at: facts.at,
+    prev: last ? checkpointDigest(last.jws) : null,
+    root: merkleRoot(heads),
+    heads,
+    total_runs: facts.total_runs,
   };
   return { n, at: facts.at, jws: await signJws(claims, TYP, keys.active) };
 }
 
 /** Signature, shape, root and the outer members of one checkpoint; its place in the chain is the caller's to check. */
-export async function openCheckpoint(keys: PinnedKeys, stored: StoredCheckpoint): Promise<{ ok: true; claims: CheckpointClaims } | { ok: false; reason: string }> {
+export async function openCheckpoint(
+  keys: PinnedKeys,
+  stored: StoredCheckpoint,
+): Promise<{ ok: true; claims: CheckpointClaims } | { ok: false; reason: string }> {
   const verified = await verifyJws(keys, stored.jws, TYP, MAX_BYTES);
   if (!verified.ok) return { ok: false, reason: verified.reason };
   const claims = CheckpointClaims.safeParse(verified.payload);
@@ -149,7 +158,9 @@ export class CheckpointFile {
       const line = tail.subarray(tail.lastIndexOf(0x0a, end - 1) + 1, end).toString('utf8');
       const checkpoint = parseCheckpointLine(line);
       if (checkpoint) return checkpoint;
-      throw new HoldpointError('audit_broken', `the last line of ${this.path} is not a checkpoint`, { hint: 'keep the file as it is and run: holdpoint audit verify' });
+      throw new HoldpointError('audit_broken', `the last line of ${this.path} is not a checkpoint`, {
+        hint: 'keep the file as it is and run: holdpoint audit verify',
+      });
     } finally {
       await file.close();
     }

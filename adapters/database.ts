@@ -85,7 +85,9 @@ async function ensureRole(client: pg.Client, role: string, password: string): Pr
 
 async function applyMissing(client: pg.Client): Promise<number[]> {
   const files = (await readdir(MIGRATIONS)).filter((name) => name.endsWith('.sql')).sort();
-  const applied = new Map((await client.query<{ version: number; sha256: string }>('SELECT version, sha256 FROM schema_migrations')).rows.map((r) => [r.version, r.sha256]));
+  const applied = new Map(
+    (await client.query<{ version: number; sha256: string }>('SELECT version, sha256 FROM schema_migrations')).rows.map((r) => [r.version, r.sha256]),
+  );
   const done: number[] = [];
   for (const file of files) {
     const version = Number.parseInt(file, 10);

@@ -57,9 +57,13 @@ function publicHalf({ kty, crv, x, kid }: KeyFile): PublicKey {
 async function refuseLoose(path: string): Promise<void> {
   const { mode, uid } = await stat(path);
   if ((mode & 0o077) === 0 && (process.getuid === undefined || uid === process.getuid())) return;
-  throw new HoldpointError('invalid_config', `${path} can be reached by other users (mode ${(mode & 0o777).toString(8)}, owner ${uid}); signing keys must be yours alone`, {
-    hint: `chmod -R go= ${path}`,
-  });
+  throw new HoldpointError(
+    'invalid_config',
+    `${path} can be reached by other users (mode ${(mode & 0o777).toString(8)}, owner ${uid}); signing keys must be yours alone`,
+    {
+      hint: `chmod -R go= ${path}`,
+    },
+  );
 }
 
 async function readKeys(dir: string): Promise<KeyFile[]> {

@@ -15,7 +15,8 @@ export async function loadPlanners(modules: Readonly<Record<string, string>>): P
         return call ? { calls: [call] } : { done: true };
       }
       const found = planners.get(planner.name);
-      if (!found) throw new HoldpointError('invalid_run', `no planner is configured as ${planner.name}`, { hint: 'name its module under planners: in holdpoint.yaml' });
+      if (!found)
+        throw new HoldpointError('invalid_run', `no planner is configured as ${planner.name}`, { hint: 'name its module under planners: in holdpoint.yaml' });
       return found.plan(input);
     },
   };
@@ -23,7 +24,10 @@ export async function loadPlanners(modules: Readonly<Record<string, string>>): P
 
 function plannerIn(module: Record<string, unknown>, path: string): PlannerDefinition {
   for (const candidate of [module, module.default]) {
-    if (typeof candidate === 'object' && candidate !== null && 'plan' in candidate && typeof candidate.plan === 'function') return candidate as PlannerDefinition;
+    if (typeof candidate === 'object' && candidate !== null && 'plan' in candidate && typeof candidate.plan === 'function')
+      return candidate as PlannerDefinition;
   }
-  throw new HoldpointError('invalid_config', `${path} exports no planner`, { hint: 'export default definePlanner({ async plan({ goal, transcript, refusals }) { ... } })' });
+  throw new HoldpointError('invalid_config', `${path} exports no planner`, {
+    hint: 'export default definePlanner({ async plan({ goal, transcript, refusals }) { ... } })',
+  });
 }

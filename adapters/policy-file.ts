@@ -76,7 +76,8 @@ function outsideScope({ value, problemAt }: ParsedFile<PolicyFile>): FileProblem
     if (allowlist && !pattern.includes('*') && !allowlist.some((allowed) => matchesTool(allowed, pattern))) {
       return [problemAt(place, `${pattern} is not on policy.tool_allowlist: it is denied, nobody is ever asked`)];
     }
-    if (blocklist.some((blocked) => matchesTool(blocked, pattern))) return [problemAt(place, `${pattern} is on policy.tool_blocklist: it is denied, nobody is ever asked`)];
+    if (blocklist.some((blocked) => matchesTool(blocked, pattern)))
+      return [problemAt(place, `${pattern} is on policy.tool_blocklist: it is denied, nobody is ever asked`)];
     return [];
   });
 }
@@ -89,6 +90,8 @@ function unmatchedPatterns({ value, problemAt }: ParsedFile<PolicyFile>, names: 
     ...value.policy.rules.map((rule, index): [readonly PropertyKey[], readonly string[]] => [['policy', 'rules', index, 'tools'], rule.tools]),
   ];
   return lists.flatMap(([path, patterns]) =>
-    patterns.flatMap((pattern, index) => (names.some((name) => matchesTool(pattern, name)) ? [] : [problemAt([...path, index], `${pattern} matches no registered tool`)])),
+    patterns.flatMap((pattern, index) =>
+      names.some((name) => matchesTool(pattern, name)) ? [] : [problemAt([...path, index], `${pattern} matches no registered tool`)],
+    ),
   );
 }

@@ -63,7 +63,9 @@ export class PostgresRunLedger implements RunLedger {
 
   async registration(): Promise<{ first_execution_id: string | null; agent: string; owner: string; requester: string; input: unknown } | undefined> {
     const sql = 'SELECT first_execution_id, agent, owner, requester, input FROM runs WHERE run_id = $1';
-    const { rows } = await this.#client.query<{ first_execution_id: string | null; agent: string; owner: string; requester: string; input: unknown }>(sql, [this.run_id]);
+    const { rows } = await this.#client.query<{ first_execution_id: string | null; agent: string; owner: string; requester: string; input: unknown }>(sql, [
+      this.run_id,
+    ]);
     return rows[0];
   }
 
@@ -72,7 +74,13 @@ export class PostgresRunLedger implements RunLedger {
       `INSERT INTO run_states (run_id, first_execution_id, registered, agent, owner, requester, goal, ttl_seconds, input)
        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
        ON CONFLICT DO NOTHING`,
-      row.registered, row.agent, row.owner, row.requester, row.goal, row.ttl_seconds, JSON.stringify(input),
+      row.registered,
+      row.agent,
+      row.owner,
+      row.requester,
+      row.goal,
+      row.ttl_seconds,
+      JSON.stringify(input),
     );
   }
 
@@ -93,7 +101,10 @@ export class PostgresRunLedger implements RunLedger {
     await this.#rows(
       `UPDATE run_states SET steps = steps + $3, tool_calls = greatest(0, tool_calls + $4), active_ms = active_ms + $5, usd = usd + $6
        WHERE run_id = $1 AND first_execution_id = $2`,
-      delta.steps ?? 0, delta.tool_calls ?? 0, Math.round(delta.active_ms ?? 0), delta.usd ?? 0,
+      delta.steps ?? 0,
+      delta.tool_calls ?? 0,
+      Math.round(delta.active_ms ?? 0),
+      delta.usd ?? 0,
     );
   }
 
@@ -108,7 +119,9 @@ export class PostgresRunLedger implements RunLedger {
   async settleStep(step: number, used: { usd: number; active_ms: number }): Promise<void> {
     await this.#rows(
       'UPDATE run_steps SET usd = usd + $4, active_ms = active_ms + $5 WHERE run_id = $1 AND first_execution_id = $2 AND step = $3',
-      step, used.usd, Math.round(used.active_ms),
+      step,
+      used.usd,
+      Math.round(used.active_ms),
     );
   }
 
@@ -120,7 +133,15 @@ export class PostgresRunLedger implements RunLedger {
     await this.#rows(
       `INSERT INTO calls (run_id, first_execution_id, call_id, step, position, tool, kind, tool_hash, args_hash, reason, status)
        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
-      row.call_id, row.step, row.position, row.tool, row.kind, row.tool_hash, row.args_hash, row.reason, row.status,
+      row.call_id,
+      row.step,
+      row.position,
+      row.tool,
+      row.kind,
+      row.tool_hash,
+      row.args_hash,
+      row.reason,
+      row.status,
     );
   }
 
@@ -134,7 +155,12 @@ export class PostgresRunLedger implements RunLedger {
   async #update(table: string, change: object, extra: string, where: string, id: string): Promise<void> {
     const entries = Object.entries(change);
     const sets = entries.map(([column], index) => `${column} = $${index + 4}`).join(', ');
-    const result = await this.#client.query(`UPDATE ${table} SET ${sets}${extra} WHERE ${where}`, [this.run_id, this.first_execution_id, id, ...entries.map(([, value]) => storable(value))]);
+    const result = await this.#client.query(`UPDATE ${table} SET ${sets}${extra} WHERE ${where}`, [
+      this.run_id,
+      this.first_execution_id,
+      id,
+      ...entries.map(([, value]) => storable(value)),
+    ]);
     if (result.rowCount !== 1) throw new HoldpointError('internal', `${table} has no row ${id} of run ${this.run_id}`);
   }
 

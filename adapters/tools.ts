@@ -4,6 +4,8 @@ import type { ToolDefinition } from '../activities/define.ts';
 import type { RegisteredTool, Tools } from '../activities/ports.ts';
 import { Identifier } from '../core/contracts.ts';
 import { HoldpointError, messageOf } from '../core/errors.ts';
+import { makeVisible } from '../core/visible.ts';
+import { LIMITS } from '../core/words.ts';
 import { canonical, hashJson } from './hashing.ts';
 import { loadModule } from './modules.ts';
 
@@ -21,7 +23,9 @@ export async function loadTools(specifiers: readonly string[]): Promise<Tools> {
   const definitions: ToolDefinition[] = [];
   for (const specifier of specifiers) {
     const module = await loadModule(specifier);
-    const found = Object.entries(module).flatMap(([name, exported]) => (Array.isArray(exported) ? exported : [exported]).filter(isToolLike).map((tool) => checked(tool, specifier, name)));
+    const found = Object.entries(module).flatMap(([name, exported]) =>
+      (Array.isArray(exported) ? exported : [exported]).filter(isToolLike).map((tool) => checked(tool, specifier, name)),
+    );
     // A module that re-exports a tool under a second name gives the same object twice.
     definitions.push(...new Set(found));
     if (found.length === 0) throw new HoldpointError('invalid_config', `${specifier} exports no tool`, { hint: 'export defineTool({ name, input, execute })' });
@@ -29,8 +33,9 @@ export async function loadTools(specifiers: readonly string[]): Promise<Tools> {
   return registerTools(definitions);
 }
 
+/** Helpers that a module exports besides are none of ours; half a tool is a mistake that is worth a message. */
 function isToolLike(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && 'name' in value && 'execute' in value;
+  return typeof value === 'object' && value !== null && ['name', 'input', 'execute'].filter((member) => member in value).length >= 2;
 }
 
 function checked(tool: Record<string, unknown>, specifier: string, exported: string): ToolDefinition {
@@ -48,7 +53,8 @@ function problemOf(tool: Record<string, unknown>): string | undefined {
   if (tool.preview !== undefined && typeof tool.preview !== 'function') return 'preview is no function';
   if (tool.version !== undefined && typeof tool.version !== 'string') return 'version must be text';
   const timeout = tool.timeout_seconds;
-  if (timeout !== undefined && !(typeof timeout === 'number' && timeout > 0 && timeout <= MAX_TIMEOUT_SECONDS)) return `timeout_seconds must be above 0 and at most ${MAX_TIMEOUT_SECONDS}`;
+  if (timeout !== undefined && !(typeof timeout === 'number' && timeout > 0 && timeout <= MAX_TIMEOUT_SECONDS))
+    return `timeout_seconds must be above 0 and at most ${MAX_TIMEOUT_SECONDS}`;
   return undefined;
 }
 
@@ -64,7 +70,7 @@ export function registerTools(definitions: readonly ToolDefinition[]): Tools {
 
 function registered(definition: ToolDefinition): RegisteredTool {
   const { name, kind = 'write', idempotent = false, version = '' } = definition;
-  const schema = strict(definition.input);
+  const schema = strict(name, definition.input);
   return {
     name,
     kind,
@@ -77,10 +83,15 @@ function registered(definition: ToolDefinition): RegisteredTool {
   };
 }
 
-/** An unknown key is refused, not dropped: an agent that says something else than the schema means something else. */
-function strict(schema: z.ZodType): z.ZodType {
-  const object = schema as z.ZodType & { strict?: () => z.ZodType; def?: { type?: string; catchall?: unknown } };
-  return object.def?.type === 'object' && object.def.catchall === undefined && typeof object.strict === 'function' ? object.strict() : schema;
+/**
+ * An unknown key is refused, not dropped: an agent that says something else than the schema means something else. Only what a
+ * zod 4 schema of any copy has is used: the module that defines it may have brought its own zod.
+ */
+function strict(name: string, schema: z.ZodType): z.ZodType {
+  const { def, strict: makeStrict } = schema as z.ZodType & { strict?: () => z.ZodType; def?: { type?: string; catchall?: unknown } };
+  if (def?.type !== 'object' || def.catchall !== undefined) return schema;
+  if (typeof makeStrict === 'function') return makeStrict.call(schema);
+  throw new HoldpointError('invalid_config', `the input schema of ${name} drops unknown keys`, { hint: 'use z.strictObject' });
 }
 
 function jsonSchema(name: string, schema: z.ZodType): unknown {
@@ -95,20 +106,53 @@ function jsonSchema(name: string, schema: z.ZodType): unknown {
 function parseArguments(schema: z.ZodType, args: unknown): ReturnType<RegisteredTool['parse']> {
   try {
     const parsed = schema.safeParse(args);
-    if (parsed.success) return { ok: true, value: JSON.parse(canonical(parsed.data)) as unknown };
-    return { ok: false, problem: parsed.error.issues.map((issue) => `${issue.path.join('.') || 'arguments'}: ${issue.message}`).join('; ') };
+    if (!parsed.success) return { ok: false, problem: parsed.error.issues.map(issueText).join('; ').slice(0, LIMITS.text) };
+    const odd = findOddity(parsed.data, []);
+    return odd === undefined ? { ok: true, value: JSON.parse(canonical(parsed.data)) as unknown } : { ok: false, problem: odd };
   } catch (error) {
-    return { ok: false, problem: messageOf(error) };
+    return { ok: false, problem: messageOf(error).slice(0, LIMITS.text) };
   }
 }
 
+const placeOf = (path: readonly PropertyKey[]): string => path.map(String).join('.') || 'arguments';
+const issueText = (issue: { path: readonly PropertyKey[]; message: string }): string => `${placeOf(issue.path)}: ${issue.message}`;
+
+/** The first part of a parsed value that would not be the same after a way through JSON: a date, a map, a hole. */
+function findOddity(value: unknown, path: readonly PropertyKey[]): string | undefined {
+  if (value === null || typeof value === 'string' || typeof value === 'boolean') return undefined;
+  if (typeof value === 'number') return Number.isFinite(value) ? undefined : `${placeOf(path)}: ${value} is no JSON number`;
+  if (typeof value !== 'object') return `${placeOf(path)}: a value of type ${typeof value} has no JSON form`;
+  const prototype: unknown = Object.getPrototypeOf(value);
+  if (Array.isArray(value))
+    return firstOddity(
+      Array.from(value, (member: unknown, index) => [index, member]),
+      path,
+    );
+  if (prototype !== null && prototype !== Object.prototype) return `${placeOf(path)}: an instance of ${value.constructor.name} is no plain JSON`;
+  // A member that is undefined is one that is absent, as in JSON.
+  return firstOddity(
+    Object.entries(value).filter(([, member]) => member !== undefined),
+    path,
+  );
+}
+
+function firstOddity(members: readonly (readonly [PropertyKey, unknown])[], path: readonly PropertyKey[]): string | undefined {
+  for (const [key, member] of members) {
+    const odd = findOddity(member, [...path, key]);
+    if (odd !== undefined) return odd;
+  }
+  return undefined;
+}
+
+/** One line, and only what can be seen: it stands in lists, terminals and the database. */
 function previewOf(definition: ToolDefinition, args: unknown): string {
   let line: string;
   try {
-    line = String(definition.preview?.(args) ?? `${definition.name} ${canonical(args)}`).replace(/\s+/g, ' ').trim();
+    line = String(definition.preview?.(args) ?? `${definition.name} ${canonical(args)}`);
   } catch (error) {
     line = `${definition.name} (its preview failed: ${messageOf(error)})`;
   }
-  const characters = [...line];
-  return characters.length <= PREVIEW_CHARACTERS ? line : `${characters.slice(0, PREVIEW_CHARACTERS - 30).join('')}… (${characters.length} characters in all)`;
+  const shown = makeVisible(line.replace(/\s+/g, ' ').trim());
+  const characters = [...shown];
+  return characters.length <= PREVIEW_CHARACTERS ? shown : `${characters.slice(0, PREVIEW_CHARACTERS - 30).join('')}… (${characters.length} characters in all)`;
 }

@@ -42,7 +42,9 @@ export function readYaml<S extends z.ZodType>(text: string, file: string, schema
   };
   const [document, second] = list;
   if (second) fail([{ file, ...at(second.range[0]), path: '', message: 'one document is expected, here begins another' }]);
-  const syntax = [...(document?.errors ?? []), ...(document?.warnings ?? [])].map((error): FileProblem => ({ file, ...at(error.pos[0]), path: '', message: firstLine(error.message) }));
+  const syntax = [...(document?.errors ?? []), ...(document?.warnings ?? [])].map(
+    (error): FileProblem => ({ file, ...at(error.pos[0]), path: '', message: firstLine(error.message) }),
+  );
   if (syntax.length > 0) fail(syntax);
   const place: Place = (path, onKey = false) => at(offsetOf(document, path, onKey));
   const alias = document && aliasOffset(document);
@@ -53,7 +55,8 @@ export function readYaml<S extends z.ZodType>(text: string, file: string, schema
 }
 
 function parsedDocuments(text: string, file: string, lineCounter: LineCounter, code: ErrorCode): Document.Parsed[] {
-  if (Buffer.byteLength(text) > LIMITS.runFile) throw new HoldpointError(code, `${file} has ${Buffer.byteLength(text)} bytes; at most ${LIMITS.runFile} are taken`);
+  if (Buffer.byteLength(text) > LIMITS.runFile)
+    throw new HoldpointError(code, `${file} has ${Buffer.byteLength(text)} bytes; at most ${LIMITS.runFile} are taken`);
   try {
     const documents = parseAllDocuments(text, { lineCounter, uniqueKeys: true });
     return Array.isArray(documents) ? documents : [];
@@ -102,6 +105,8 @@ function keyOffset(document: Document.Parsed | undefined, path: Path): number | 
   return isScalar(pair?.key) ? pair.key.range?.[0] : undefined;
 }
 
+const MISSING = /^Invalid input: expected (.+), received undefined$/;
+
 function problemsOf(issue: z.core.$ZodIssue, file: string, place: Place, schema: z.ZodType, remarks: Readonly<Record<string, string>>): FileProblem[] {
   if (issue.code === 'unrecognized_keys') {
     return issue.keys.map((key) => {
@@ -112,13 +117,18 @@ function problemsOf(issue: z.core.$ZodIssue, file: string, place: Place, schema:
     });
   }
   const inner = issue.code === 'invalid_union' ? issue.errors.flat() : [];
-  const message = inner.length > 0 ? [...new Set(inner.map((one) => one.message))].join(', or ') : issue.message;
+  const message = inner.length > 0 ? [...new Set(inner.map((one) => one.message))].join(', or ') : issue.message.replace(MISSING, 'is missing: expected $1');
   return [{ file, ...place(issue.path), path: issue.path.join('.'), message }];
 }
 
+/** No name of ours is longer: a longer key is not compared with them. */
+const LONGEST_NAME = 64;
+
 function suggestion(key: string, schema: z.ZodType, path: Path): string {
   const known = keysAt(schema, path);
-  const [nearest] = known.map((name) => ({ name, distance: distance(key, name) })).sort((a, b) => a.distance - b.distance);
+  const longer = key.length >= 3 ? known.find((name) => name.startsWith(key)) : undefined;
+  if (longer !== undefined) return `; did you mean ${longer}?`;
+  const [nearest] = (key.length > LONGEST_NAME ? [] : known).map((name) => ({ name, distance: distance(key, name) })).sort((a, b) => a.distance - b.distance);
   if (nearest && nearest.distance <= Math.max(2, key.length / 3)) return `; did you mean ${nearest.name}?`;
   return known.length > 0 ? `; known here: ${known.join(', ')}` : '';
 }
@@ -129,16 +139,24 @@ function keysAt(schema: z.ZodType, path: Path): string[] {
   for (const step of [...path, undefined]) {
     at = unwrapped(at);
     const def = defOf(at);
-    if (step === undefined) return def?.type === 'object' && def.shape ? Object.keys(def.shape) : [];
-    at = typeof step === 'number' ? def?.element : def?.shape?.[String(step)];
+    const shape = shapeOf(def);
+    if (step === undefined) return Object.keys(shape);
+    at = typeof step === 'number' ? def?.element : shape[String(step)];
   }
   return [];
+}
+
+/** Members of an object, or of all the objects that a union may be. */
+function shapeOf(def: Def | undefined): Record<string, unknown> {
+  if (def?.type === 'object') return def.shape ?? {};
+  return Object.assign({}, ...(def?.options ?? []).map((option) => shapeOf(defOf(option))));
 }
 
 interface Def {
   type?: string;
   shape?: Record<string, unknown>;
   element?: unknown;
+  options?: readonly unknown[];
   innerType?: unknown;
 }
 

@@ -55,7 +55,10 @@ export async function localClient(context: Context, role: LocalRole, url: string
 async function stackUrl(context: Context): Promise<string> {
   const stack = await runningStack(context.paths);
   if (stack?.api_url !== undefined && stack.status === 'ready') return stack.api_url;
-  if (stack !== undefined) throw new HoldpointError('server_unreachable', `the stack in ${context.paths.root} (pid ${stack.pid}) is still starting`, { hint: 'try again in a few seconds' });
+  if (stack !== undefined)
+    throw new HoldpointError('server_unreachable', `the stack in ${context.paths.root} (pid ${stack.pid}) is still starting`, {
+      hint: 'try again in a few seconds',
+    });
   throw new HoldpointError('server_unreachable', `no stack runs in ${context.paths.root}`, {
     hint: `start one: ${context.command('up')}; or name a server with HOLDPOINT_URL and HOLDPOINT_API_KEY`,
   });
@@ -66,6 +69,9 @@ async function localKey(context: Context, role: LocalRole): Promise<string> {
   try {
     return (await readFile(file, 'utf8')).trim();
   } catch (error) {
-    throw new HoldpointError('unauthenticated', `there is no API key: ${file} cannot be read`, { cause: error, hint: 'set HOLDPOINT_API_KEY, or use the state directory of the running stack with --state-dir' });
+    throw new HoldpointError('unauthenticated', `there is no API key: ${file} cannot be read`, {
+      cause: error,
+      hint: 'set HOLDPOINT_API_KEY, or use the state directory of the running stack with --state-dir',
+    });
   }
 }

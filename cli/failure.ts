@@ -10,7 +10,12 @@ export async function reportFailure(error: unknown, json: boolean): Promise<numb
   if (process.send !== undefined) await sendToParent(known);
   // A bug: in a log, and for who looks for it, where it happened is worth more than the sentence.
   if (known !== error && error instanceof Error && (process.send !== undefined || process.env.LOG_LEVEL === 'debug')) tell(error.stack);
-  else if (json) tell(JSON.stringify({ error: { code: known.code, message: known.message, ...(known.hint === undefined ? {} : { hint: known.hint }), details: known.details } }));
+  else if (json)
+    tell(
+      JSON.stringify({
+        error: { code: known.code, message: known.message, ...(known.hint === undefined ? {} : { hint: known.hint }), details: known.details },
+      }),
+    );
   else tellPerson(known);
   return ERROR_TABLE[known.code].exit;
 }

@@ -69,8 +69,9 @@ stackOptions(command(program, 'up', 'run the whole stack here: Temporal with its
   .option('--demo-run', 'also start one run that waits for your approval')
   .action(async (_options, self: Command) => done(await (await import('./commands/up.ts')).up(self.optsWithGlobals())));
 
-stackOptions(command(program, 'demo', 'three scenarios: approved, nobody answers, outside the scope'))
-  .action(async (_options, self: Command) => done(await (await import('./commands/demo.ts')).demo(self.optsWithGlobals())));
+stackOptions(command(program, 'demo', 'three scenarios: approved, nobody answers, outside the scope')).action(async (_options, self: Command) =>
+  done(await (await import('./commands/demo.ts')).demo(self.optsWithGlobals())),
+);
 
 command(program, 'run', 'start a run and say how it stands as soon as it stops or waits')
   .argument('<file>', 'run file, JSON or YAML; - reads stdin')
@@ -95,7 +96,9 @@ for (const [name, description] of [
   command(program, name, description)
     .argument('<id>', 'apr_…')
     .option('--reason <text>', 'why; kept in the audit')
-    .action(async (id: string, _options, self: Command) => done(await (await import('./commands/inbox.ts')).decide(name === 'approve' ? 'approved' : 'denied', id, self.optsWithGlobals())));
+    .action(async (id: string, _options, self: Command) =>
+      done(await (await import('./commands/inbox.ts')).decide(name === 'approve' ? 'approved' : 'denied', id, self.optsWithGlobals())),
+    );
 }
 
 command(program, 'cancel', 'cancel a run; its open requests are closed')
@@ -111,9 +114,7 @@ command(program, 'kill', 'the kill switch: on, off, status')
 
 const audit = program.command('audit').description('the audit trail: list, verify, export');
 const filtered = (target: Command): Command =>
-  target
-    .option('--run <run>', 'of this run')
-    .option('--since <time>', 'from this time on: ISO 8601, or an age such as 10m, 2h, 7d');
+  target.option('--run <run>', 'of this run').option('--since <time>', 'from this time on: ISO 8601, or an age such as 10m, 2h, 7d');
 filtered(command(audit, 'list', 'events, oldest first'))
   .option('--tool <name>', 'of this tool')
   .option('--outcome <name>', 'for example allow, deny, approval_granted')
@@ -139,8 +140,9 @@ command(policy, 'check', 'read holdpoint.yaml and say what is wrong, with line a
 command(program, 'worker', 'the worker process: runs workflows, calls tools').action(async () => (await import('../worker/main.ts')).runWorker());
 command(program, 'serve', 'the API process: decisions, signing, audit').action(async () => (await import('../server/main.ts')).runServer());
 
-command(program, 'doctor', 'what is missing, and the command that mends it')
-  .action(async (_options, self: Command) => done(await (await import('./commands/doctor.ts')).doctor(self.optsWithGlobals())));
+command(program, 'doctor', 'what is missing, and the command that mends it').action(async (_options, self: Command) =>
+  done(await (await import('./commands/doctor.ts')).doctor(self.optsWithGlobals())),
+);
 
 function done(exitCode: number): void {
   process.exitCode = exitCode;

@@ -65,7 +65,14 @@ function cut(text: string, max: number): string {
 /** Columns in a terminal: wide characters (CJK, emoji) take two. */
 function width(text: string): number {
   let columns = 0;
-  for (const character of text) columns += /[\u1100-\u115F\u2E80-\uA4CF\uAC00-\uD7A3\uF900-\uFAFF\uFE30-\uFE6F\uFF00-\uFF60\uFFE0-\uFFE6\u{1F300}-\u{1FAFF}\u{20000}-\u{3FFFD}]/u.test(character) ? 2 : /\p{M}/u.test(character) ? 0 : 1;
+  for (const character of text)
+    columns += /[\u1100-\u115F\u2E80-\uA4CF\uAC00-\uD7A3\uF900-\uFAFF\uFE30-\uFE6F\uFF00-\uFF60\uFFE0-\uFFE6\u{1F300}-\u{1FAFF}\u{20000}-\u{3FFFD}]/u.test(
+      character,
+    )
+      ? 2
+      : /\p{M}/u.test(character)
+        ? 0
+        : 1;
   return columns;
 }
 

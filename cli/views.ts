@@ -20,7 +20,10 @@ export function printRun(run: RunView, context: Context): void {
     ['goal', shown(run.goal)],
     ['started', `${relative(run.created_at)} (${run.created_at})`],
     ['ended', run.stopped_at === null ? undefined : `${relative(run.stopped_at)} (${run.stopped_at})`],
-    ['used', `${run.usage.steps} steps, ${run.usage.tool_calls} calls, ${run.usage.active_seconds} s active${run.usage.usd > 0 ? `, ${run.usage.usd} USD` : ''}`],
+    [
+      'used',
+      `${run.usage.steps} steps, ${run.usage.tool_calls} calls, ${run.usage.active_seconds} s active${run.usage.usd > 0 ? `, ${run.usage.usd} USD` : ''}`,
+    ],
     ['web', run.temporal_web ?? undefined],
   ]);
   if (run.calls.length > 0) {
@@ -66,7 +69,12 @@ export function printApproval(request: ApprovalView, context: Context): void {
   print(`\n${styled('bold', 'Arguments')} ${styled('dim', `(${request.args_bytes} bytes, exactly what will be executed)`)}`);
   print(visible(request.args_text, { multiline: true }).replace(/^/gm, '  '));
   for (const vote of request.votes) {
-    print(`\n${styled(vote.outcome === 'approved' ? 'green' : 'red', vote.outcome)} by ${visible(vote.approver)} ${relative(vote.decided_at)} (${vote.decision_id})${vote.reason === null ? '' : `: ${visible(vote.reason)}`}`);
+    print(
+      `\n${styled(vote.outcome === 'approved' ? 'green' : 'red', vote.outcome)} by ${visible(vote.approver)} ${relative(vote.decided_at)} (${vote.decision_id})${vote.reason === null ? '' : `: ${visible(vote.reason)}`}`,
+    );
   }
-  if (request.status === 'open') print(`\n  ${styled('cyan', context.command(`approve ${request.pending_id}`))}\n  ${styled('cyan', context.command(`deny ${request.pending_id} --reason "..."`))}`);
+  if (request.status === 'open')
+    print(
+      `\n  ${styled('cyan', context.command(`approve ${request.pending_id}`))}\n  ${styled('cyan', context.command(`deny ${request.pending_id} --reason "..."`))}`,
+    );
 }

@@ -64,7 +64,10 @@ export class HoldpointClient {
    * @param options.wait seconds (at most 60) to wait for the run to stop or to ask somebody; 0 answers at once
    * @param options.idempotencyKey the same key and input answer with the same run; other input is `idempotency_conflict`
    */
-  startRun(input: RunInput, options: { wait?: number | undefined; idempotencyKey?: string | undefined; signal?: AbortSignal | undefined } = {}): Promise<RunView> {
+  startRun(
+    input: RunInput,
+    options: { wait?: number | undefined; idempotencyKey?: string | undefined; signal?: AbortSignal | undefined } = {},
+  ): Promise<RunView> {
     const headers = options.idempotencyKey === undefined ? {} : { 'Idempotency-Key': options.idempotencyKey };
     return this.#json('/v1/runs', { method: 'POST', body: input, query: { wait: options.wait }, headers, signal: options.signal });
   }
@@ -75,7 +78,10 @@ export class HoldpointClient {
    * @param options.wait seconds (at most 60) to wait until it is `settled` (waits for people or stopped) or `stopped`;
    *   when the time is over it answers with the run as it is
    */
-  getRun(runId: string, options: { wait?: number | undefined; until?: 'settled' | 'stopped' | undefined; signal?: AbortSignal | undefined } = {}): Promise<RunView> {
+  getRun(
+    runId: string,
+    options: { wait?: number | undefined; until?: 'settled' | 'stopped' | undefined; signal?: AbortSignal | undefined } = {},
+  ): Promise<RunView> {
     return this.#json(`/v1/runs/${encodeURIComponent(runId)}`, { query: { wait: options.wait, until: options.until }, signal: options.signal });
   }
 
@@ -120,7 +126,14 @@ export class HoldpointClient {
 
   /** Audit events in order of time. `since`: ISO 8601. `limit`: at most 1000, 100 unless told. `cursor`: `next` of the page before. */
   audit(
-    filter: { run?: string | undefined; since?: string | undefined; tool?: string | undefined; outcome?: string | undefined; cursor?: string | undefined; limit?: number | undefined } = {},
+    filter: {
+      run?: string | undefined;
+      since?: string | undefined;
+      tool?: string | undefined;
+      outcome?: string | undefined;
+      cursor?: string | undefined;
+      limit?: number | undefined;
+    } = {},
   ): Promise<AuditPage> {
     return this.#json('/v1/audit', { query: filter });
   }
@@ -169,7 +182,12 @@ export class HoldpointClient {
     const type = body === undefined ? {} : { 'Content-Type': 'application/json' };
     let response: Response;
     try {
-      response = await this.#fetch(`${this.url}${path}${search}`, { method, headers: { ...this.#headers, ...type, ...headers }, ...content, ...(signal ? { signal } : {}) });
+      response = await this.#fetch(`${this.url}${path}${search}`, {
+        method,
+        headers: { ...this.#headers, ...type, ...headers },
+        ...content,
+        ...(signal ? { signal } : {}),
+      });
     } catch (error) {
       signal?.throwIfAborted();
       throw this.#unreachable(error, 'nobody answers');
@@ -190,7 +208,9 @@ export class HoldpointClient {
   async #problem(response: Response): Promise<HoldpointError> {
     const problem: unknown = await response.json().catch(() => undefined);
     if (!isProblem(problem)) {
-      return new HoldpointError('server_unreachable', `${this.url} answered ${response.status} in a form that is not Holdpoint's`, { details: { url: this.url, status: response.status } });
+      return new HoldpointError('server_unreachable', `${this.url} answered ${response.status} in a form that is not Holdpoint's`, {
+        details: { url: this.url, status: response.status },
+      });
     }
     const { code, detail, hint, details } = problem;
     return new HoldpointError(code, detail, { ...(hint === undefined ? {} : { hint }), ...(details === undefined ? {} : { details }) });
@@ -198,6 +218,13 @@ export class HoldpointClient {
 }
 
 function isProblem(value: unknown): value is { code: ErrorCode; detail: string; hint?: string; details?: Record<string, unknown> } {
-  return typeof value === 'object' && value !== null && 'code' in value && typeof value.code === 'string' && Object.hasOwn(ERROR_TABLE, value.code)
-    && 'detail' in value && typeof value.detail === 'string';
+  return (
+    typeof value === 'object' &&
+    value !== null &&
+    'code' in value &&
+    typeof value.code === 'string' &&
+    Object.hasOwn(ERROR_TABLE, value.code) &&
+    'detail' in value &&
+    typeof value.detail === 'string'
+  );
 }

@@ -1,6 +1,7 @@
 /** The Temporal side of `serve`: starts registered runs, delivers decisions, looks whether runs are still there. */
 import { Client, Connection, isGrpcServiceError, ServiceError, WorkflowNotFoundError } from '@temporalio/client';
 import { encodeWorkflowIdConflictPolicy, encodeWorkflowIdReusePolicy, type Payload } from '@temporalio/common';
+import { msToTs } from '@temporalio/common/lib/time.js';
 import { loadClientConnectConfig } from '@temporalio/envconfig';
 import type { RunFile } from '../core/contracts.ts';
 import { HoldpointError, messageOf } from '../core/errors.ts';
@@ -14,6 +15,9 @@ const ALREADY_EXISTS = 6;
 const CALL_TIMEOUT_MS = 10_000;
 const WORKFLOW_TYPE = 'agentRun';
 
+/** A run that was flooded with signals takes in ten thousand of them at once. The server's default of 10 s is too short for that. */
+const WORKFLOW_TASK_TIMEOUT = '60s';
+
 /**
  * Connects as the standard Temporal environment says (`TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, TLS, `TEMPORAL_API_KEY`).
  *
@@ -22,7 +26,9 @@ const WORKFLOW_TYPE = 'agentRun';
 export async function connectTemporal(): Promise<TemporalClient> {
   const { connectionOptions, namespace } = loadClientConnectConfig();
   try {
-    const connection = await Connection.connect({ ...connectionOptions, connectTimeout: CALL_TIMEOUT_MS } as NonNullable<Parameters<typeof Connection.connect>[0]>);
+    const connection = await Connection.connect({ ...connectionOptions, connectTimeout: CALL_TIMEOUT_MS } as NonNullable<
+      Parameters<typeof Connection.connect>[0]
+    >);
     return new Client({ connection, ...(namespace === undefined ? {} : { namespace }) });
   } catch (error) {
     throw unreachable(error, `cannot connect to ${connectionOptions.address ?? 'localhost:7233'}`);
@@ -49,22 +55,26 @@ export interface StartRequest {
 export async function startRegisteredRun(client: TemporalClient, request: StartRequest): Promise<string> {
   const [input, summary, details] = await Promise.all([request.input, request.summary, request.details].map((value) => encode(client, value)));
   try {
-    const { runId } = await withDeadline(client, () => client.workflowService.startWorkflowExecution({
-      namespace: client.options.namespace,
-      identity: client.options.identity,
-      requestId: request.start_request_id,
-      workflowId: request.run_id,
-      workflowType: { name: WORKFLOW_TYPE },
-      taskQueue: { name: request.task_queue },
-      workflowIdReusePolicy: encodeWorkflowIdReusePolicy('REJECT_DUPLICATE') ?? null,
-      workflowIdConflictPolicy: encodeWorkflowIdConflictPolicy('FAIL') ?? null,
-      input: { payloads: [input ?? null].filter((payload) => payload !== null) },
-      userMetadata: { summary: summary ?? null, details: details ?? null },
-    }));
+    const { runId } = await withDeadline(client, () =>
+      client.workflowService.startWorkflowExecution({
+        namespace: client.options.namespace,
+        identity: client.options.identity,
+        requestId: request.start_request_id,
+        workflowId: request.run_id,
+        workflowType: { name: WORKFLOW_TYPE },
+        taskQueue: { name: request.task_queue },
+        workflowIdReusePolicy: encodeWorkflowIdReusePolicy('REJECT_DUPLICATE') ?? null,
+        workflowIdConflictPolicy: encodeWorkflowIdConflictPolicy('FAIL') ?? null,
+        workflowTaskTimeout: msToTs(WORKFLOW_TASK_TIMEOUT),
+        input: { payloads: [input ?? null].filter((payload) => payload !== null) },
+        userMetadata: { summary: summary ?? null, details: details ?? null },
+      }),
+    );
     return runId;
   } catch (error) {
     if (codeOf(error) === ALREADY_EXISTS) return startedBefore(client, request);
-    if (codeOf(error) === INVALID_ARGUMENT) throw new HoldpointError('invalid_run', `Temporal refuses the start of ${request.run_id}: ${detailOf(error)}`, { cause: error });
+    if (codeOf(error) === INVALID_ARGUMENT)
+      throw new HoldpointError('invalid_run', `Temporal refuses the start of ${request.run_id}: ${detailOf(error)}`, { cause: error });
     throw unreachable(error, `cannot start ${request.run_id}`);
   }
 }

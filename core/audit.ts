@@ -46,8 +46,22 @@ export const GENESIS = `sha256:${'0'.repeat(64)}`;
 /** An event with nothing said but its key and outcome. */
 export function auditFacts(facts: Partial<AuditFacts> & Pick<AuditFacts, 'event_key' | 'outcome'>): AuditFacts {
   return {
-    agent: null, owner: null, requester: null, tool: null, tool_hash: null, call_id: null, pending_id: null, reason: null,
-    detail: null, rule: null, tier: null, policy_hash: null, args_hash: null, approver: null, token: null, result: null,
+    agent: null,
+    owner: null,
+    requester: null,
+    tool: null,
+    tool_hash: null,
+    call_id: null,
+    pending_id: null,
+    reason: null,
+    detail: null,
+    rule: null,
+    tier: null,
+    policy_hash: null,
+    args_hash: null,
+    approver: null,
+    token: null,
+    result: null,
     ...facts,
   };
 }

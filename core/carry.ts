@@ -46,7 +46,13 @@ function isRun(value: unknown): value is Run {
 }
 
 function isSlot(value: unknown): value is Slot {
-  return isRecord(value) && typeof value['call_id'] === 'string' && isRecord(value['call']) && typeof value['call']['tool'] === 'string' && isStanding(value['standing']);
+  return (
+    isRecord(value) &&
+    typeof value['call_id'] === 'string' &&
+    isRecord(value['call']) &&
+    typeof value['call']['tool'] === 'string' &&
+    isStanding(value['standing'])
+  );
 }
 
 function isStanding(value: unknown): value is Standing {

@@ -7,10 +7,18 @@ const text = z.string().max(LIMITS.text).refine(isStorable, 'no NUL and no lone 
 const name = z.string().min(1).max(200).refine(isStorable, 'no NUL and no lone surrogate');
 
 /** A tool name, or a glob in which `*` stands for any run of characters: `crm.*`. */
-export const ToolPattern = z.string().min(1).max(200).regex(/^[A-Za-z0-9_.:*/-]+$/, 'a tool name or glob such as "crm.*"');
+export const ToolPattern = z
+  .string()
+  .min(1)
+  .max(200)
+  .regex(/^[A-Za-z0-9_.:*/-]+$/, 'a tool name or glob such as "crm.*"');
 
 /** Tool, planner and tier names: what `__proto__` and control characters are not. */
-export const Identifier = z.string().min(1).max(120).regex(/^[A-Za-z][A-Za-z0-9_.:/-]*$/, 'letters, digits and . _ : / -, starting with a letter');
+export const Identifier = z
+  .string()
+  .min(1)
+  .max(120)
+  .regex(/^[A-Za-z][A-Za-z0-9_.:/-]*$/, 'letters, digits and . _ : / -, starting with a letter');
 
 const TtlSeconds = z.int().min(1).max(31_536_000);
 
@@ -54,12 +62,8 @@ export const PolicyFile = z.strictObject({
       rules: z.array(Rule).default([]),
     })
     .prefault({}),
-  writes: z
-    .strictObject({ require_approval: z.boolean().default(true), idempotency: z.boolean().default(true) })
-    .prefault({}),
-  controls: z
-    .strictObject({ kill_switch: z.strictObject({ enabled: z.boolean().default(true) }).prefault({}) })
-    .prefault({}),
+  writes: z.strictObject({ require_approval: z.boolean().default(true), idempotency: z.boolean().default(true) }).prefault({}),
+  controls: z.strictObject({ kill_switch: z.strictObject({ enabled: z.boolean().default(true) }).prefault({}) }).prefault({}),
   tools: z.array(z.string().min(1)).default([]),
   planners: z.record(Identifier, z.string().min(1)).default({}),
 });
@@ -85,10 +89,16 @@ export type RunFile = z.infer<typeof RunFile>;
 /** What a planner may answer. Never trusted: this is where it is read. */
 export const PlannerAnswer = z.union([
   z.strictObject({
-    calls: z.array(z.strictObject({ tool: z.string().max(200), args: z.unknown(), reason: text.optional() })).min(1).max(LIMITS.callsPerStep),
+    calls: z
+      .array(z.strictObject({ tool: z.string().max(200), args: z.unknown(), reason: text.optional() }))
+      .min(1)
+      .max(LIMITS.callsPerStep),
     usage: z.strictObject({ usd: z.number().min(0).optional(), tokens: z.int().min(0).optional() }).optional(),
   }),
-  z.strictObject({ done: z.union([z.boolean(), z.string()]), usage: z.strictObject({ usd: z.number().min(0).optional(), tokens: z.int().min(0).optional() }).optional() }),
+  z.strictObject({
+    done: z.union([z.boolean(), z.string()]),
+    usage: z.strictObject({ usd: z.number().min(0).optional(), tokens: z.int().min(0).optional() }).optional(),
+  }),
 ]);
 export type PlannerAnswer = z.infer<typeof PlannerAnswer>;
 

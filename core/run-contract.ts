@@ -36,10 +36,7 @@ export interface PlanInput extends RunRef {
   /** Counts from 1. */
   step: number;
 }
-export type PlanResult =
-  | { status: 'calls'; calls: PlannedCall[] }
-  | { status: 'done'; result?: string }
-  | { status: 'stopped'; stop: Stop };
+export type PlanResult = { status: 'calls'; calls: PlannedCall[] } | { status: 'done'; result?: string } | { status: 'stopped'; stop: Stop };
 
 export interface CallInput extends RunRef {
   /** Assigned by the workflow: `<step>.<position>`, both from 1. */

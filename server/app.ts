@@ -37,11 +37,16 @@ const StartQuery = z.strictObject({ wait: seconds });
 const RunQuery = z.strictObject({ wait: seconds, until: z.enum(['settled', 'stopped']).default('settled') });
 const RunsQuery = z.strictObject({ status: z.enum(['running', 'waiting', 'stopped']).optional(), limit: limit(50, 500) });
 const ApprovalsQuery = z.strictObject({
-  status: z.enum(['open', 'approved', 'denied', 'timed_out', 'cancelled', 'superseded']).optional(), run: id.optional(), limit: limit(50, 200),
+  status: z.enum(['open', 'approved', 'denied', 'timed_out', 'cancelled', 'superseded']).optional(),
+  run: id.optional(),
+  limit: limit(50, 200),
 });
 const AuditQuery = z.strictObject({
   run: id.optional(),
-  since: z.union([z.iso.datetime({ offset: true }), z.iso.date()]).transform((text) => new Date(text)).optional(),
+  since: z
+    .union([z.iso.datetime({ offset: true }), z.iso.date()])
+    .transform((text) => new Date(text))
+    .optional(),
   tool: id.optional(),
   outcome: z.enum(AUDIT_OUTCOMES).optional(),
   cursor: z.string().max(1000).optional(),
@@ -54,14 +59,18 @@ export function createApp(context: ServerContext, parts: AppParts): Hono<Env> {
   const app = new Hono<Env>();
   app.use(headers);
   app.use(hostGuard(parts.host));
-  app.use(methodNotAllowed({
-    app,
-    onMethodNotAllowed: (c, methods) => {
-      c.header('Allow', methods.join(', '));
-      return problemResponse(c, new HoldpointError('usage', `${c.req.method} is not possible on ${c.req.path}`), 405);
-    },
-  }));
-  app.use(bodyLimit({ maxSize: MAX_BODY, onError: (c) => problemResponse(c, new HoldpointError('body_too_large', `the body has more than ${MAX_BODY} bytes`)) }));
+  app.use(
+    methodNotAllowed({
+      app,
+      onMethodNotAllowed: (c, methods) => {
+        c.header('Allow', methods.join(', '));
+        return problemResponse(c, new HoldpointError('usage', `${c.req.method} is not possible on ${c.req.path}`), 405);
+      },
+    }),
+  );
+  app.use(
+    bodyLimit({ maxSize: MAX_BODY, onError: (c) => problemResponse(c, new HoldpointError('body_too_large', `the body has more than ${MAX_BODY} bytes`)) }),
+  );
   app.onError(onError(context.log));
   app.notFound((c) => problemResponse(c, new HoldpointError('not_found', `there is nothing at ${c.req.method} ${c.req.path.slice(0, 200)}`)));
   app.get('/healthz', async (c) => {
@@ -123,7 +132,9 @@ function controlRoutes(app: Hono<Env>, context: ServerContext): void {
   app.post('/v1/controls', async (c) => {
     const { principal } = requireRole(c, 'operator');
     const control = await setControl(context, principal, await readBody(c, ControlRequest, 'invalid_request'));
-    notifyWaiting(context, control.scope).catch((error: unknown) => context.log.warn({ error: messageOf(error) }, 'waiting runs could not be told of the kill switch'));
+    notifyWaiting(context, control.scope).catch((error: unknown) =>
+      context.log.warn({ error: messageOf(error) }, 'waiting runs could not be told of the kill switch'),
+    );
     return c.json(control);
   });
 }

@@ -38,7 +38,16 @@ export async function auditPage(pool: Pool, filter: AuditFilter): Promise<AuditP
      WHERE ($1::text IS NULL OR run_id = $1) AND ($2::timestamptz IS NULL OR at >= $2) AND ($3::text IS NULL OR tool = $3) AND ($4::text IS NULL OR outcome = $4)
      AND ($5::timestamptz IS NULL OR (at, run_id, seq) > ($5, $6, $7::bigint))
      ORDER BY at, run_id, seq LIMIT $8`,
-    [filter.run ?? null, filter.since ?? null, filter.tool ?? null, filter.outcome ?? null, after?.at ?? null, after?.run_id ?? null, after?.seq ?? null, filter.limit + 1],
+    [
+      filter.run ?? null,
+      filter.since ?? null,
+      filter.tool ?? null,
+      filter.outcome ?? null,
+      after?.at ?? null,
+      after?.run_id ?? null,
+      after?.seq ?? null,
+      filter.limit + 1,
+    ],
   );
   const events = rows.slice(0, filter.limit).map(eventOf);
   const last = events.at(-1);
@@ -78,7 +87,10 @@ interface Snapshot {
 async function openSnapshot(pool: Pool, file: CheckpointFile): Promise<Snapshot> {
   const reader = await pool.connect();
   const close = async (): Promise<void> => {
-    const broken = await reader.query('ROLLBACK').then(() => undefined, (error: unknown) => (error instanceof Error ? error : true));
+    const broken = await reader.query('ROLLBACK').then(
+      () => undefined,
+      (error: unknown) => (error instanceof Error ? error : true),
+    );
     reader.release(broken);
   };
   try {

@@ -30,7 +30,12 @@ export async function recordGone(pool: Pool, run: GoneRun, reason: string): Prom
       await appendAudit(client, head, requestGone(request, reason), now);
     }
     const facts = auditFacts({
-      event_key: `${run.first_execution_id}/run_stopped`, outcome: 'run_stopped', ...state, reason: 'cancelled', detail: reason, result: 'cancelled',
+      event_key: `${run.first_execution_id}/run_stopped`,
+      outcome: 'run_stopped',
+      ...state,
+      reason: 'cancelled',
+      detail: reason,
+      result: 'cancelled',
     });
     await appendAudit(client, head, facts, now);
     await client.query(`SELECT pg_notify('holdpoint_run', $1)`, [run.run_id]);
@@ -44,12 +49,16 @@ type Who = Pick<AuditFacts, 'agent' | 'owner' | 'requester'>;
 async function stopState(client: Client, run: GoneRun, stop: Stop, now: Date): Promise<Who | undefined> {
   const key = [run.run_id, run.first_execution_id, JSON.stringify(stop), now];
   const stopped = await client.query<Who>(
-    `UPDATE run_states SET stop = $3, stopped_at = $4 WHERE run_id = $1 AND first_execution_id = $2 AND stop IS NULL RETURNING agent, owner, requester`, key);
+    `UPDATE run_states SET stop = $3, stopped_at = $4 WHERE run_id = $1 AND first_execution_id = $2 AND stop IS NULL RETURNING agent, owner, requester`,
+    key,
+  );
   if (stopped.rows[0]) return stopped.rows[0];
   const made = await client.query<Who>(
     `INSERT INTO run_states (run_id, first_execution_id, registered, agent, owner, requester, input, stop, stopped_at)
      SELECT run_id, first_execution_id, true, agent, owner, requester, input, $3::json, $4 FROM runs WHERE run_id = $1 AND first_execution_id = $2
-     ON CONFLICT DO NOTHING RETURNING agent, owner, requester`, key);
+     ON CONFLICT DO NOTHING RETURNING agent, owner, requester`,
+    key,
+  );
   return made.rows[0];
 }
 
@@ -58,7 +67,9 @@ async function unusedRequests(client: Client, run: GoneRun): Promise<RequestRow[
   const { rows } = await client.query<RequestRow>(
     `SELECT a.* FROM approval_requests a WHERE a.run_id = $1 AND a.first_execution_id = $2 AND a.status IN ('open', 'approved')
      AND NOT EXISTS (SELECT 1 FROM calls c WHERE c.pending_id = a.pending_id AND c.status IN ('executing', 'done', 'stopped'))
-     ORDER BY a.created_at, a.pending_id FOR UPDATE OF a`, [run.run_id, run.first_execution_id]);
+     ORDER BY a.created_at, a.pending_id FOR UPDATE OF a`,
+    [run.run_id, run.first_execution_id],
+  );
   return rows;
 }
 
@@ -67,7 +78,17 @@ function requestGone(request: RequestRow, reason: string): AuditFacts {
   return auditFacts({
     event_key: `${request.first_execution_id}/${call_id}/approval_cancelled/${pending_id}`,
     outcome: 'approval_cancelled',
-    agent, owner, requester, tool, tool_hash, call_id, pending_id, rule, tier, policy_hash, args_hash,
+    agent,
+    owner,
+    requester,
+    tool,
+    tool_hash,
+    call_id,
+    pending_id,
+    rule,
+    tier,
+    policy_hash,
+    args_hash,
     reason: 'run_gone',
     detail: reason,
   });

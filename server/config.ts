@@ -3,7 +3,10 @@ import { z } from 'zod';
 import { HoldpointError } from '../core/errors.ts';
 
 const port = z.coerce.number().int().min(0).max(65_535);
-const flag = z.enum(['0', '1']).default('0').transform((value) => value === '1');
+const flag = z
+  .enum(['0', '1'])
+  .default('0')
+  .transform((value) => value === '1');
 const path = z.string().min(1);
 
 const Environment = z.object({

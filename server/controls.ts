@@ -14,7 +14,11 @@ interface ControlRow extends Omit<ControlView, 'changed_at'> {
 }
 
 const viewOf = (row: ControlRow): ControlView => ({
-  scope: row.scope, engaged: row.engaged, reason: row.reason, changed_by: row.changed_by, changed_at: row.changed_at.toISOString(),
+  scope: row.scope,
+  engaged: row.engaged,
+  reason: row.reason,
+  changed_by: row.changed_by,
+  changed_at: row.changed_at.toISOString(),
 });
 
 export async function listControls(context: ServerContext): Promise<{ armed: boolean; controls: ControlView[] }> {

@@ -76,9 +76,7 @@ async function refuseIneligible(client: Client, asked: Asked, request: RequestRo
 /** Votes that count, and the approver's own whether it does or not: one person speaks once. */
 function stateOf(request: RequestRow, votes: readonly CountedVote[], approver: string, quorum: number): Parameters<typeof decideApproval>[1] {
   const heard = votes.filter((vote) => vote.counts || vote.approver === approver);
-  return request.status === 'open'
-    ? { status: 'open', quorum, expiresAt: request.expires_at, votes: heard }
-    : { status: request.status, votes: heard };
+  return request.status === 'open' ? { status: 'open', quorum, expiresAt: request.expires_at, votes: heard } : { status: request.status, votes: heard };
 }
 
 function refusalAnswer(refusal: ApprovalRefusal, request: RequestRow, votes: readonly CountedVote[], quorum: number): DecisionAnswer {
@@ -88,7 +86,15 @@ function refusalAnswer(refusal: ApprovalRefusal, request: RequestRow, votes: rea
   switch (refusal.refused) {
     case 'already_decided':
       if (!first) throw new HoldpointError('internal', `the decision on ${request.pending_id} that was recorded before is not there`);
-      return { status: 'already_decided', decision: first, ...ids, missing: missingVotes(votes.filter((vote) => vote.counts), quorum) };
+      return {
+        status: 'already_decided',
+        decision: first,
+        ...ids,
+        missing: missingVotes(
+          votes.filter((vote) => vote.counts),
+          quorum,
+        ),
+      };
     case 'decision_conflict':
       throw new HoldpointError('decision_conflict', `${request.pending_id} was ${first?.outcome ?? 'decided'} by ${first?.approver ?? 'somebody'} before`, {
         details: { ...ids, status: request.status, first: first ?? null },
@@ -167,7 +173,10 @@ async function resolveRequest(client: Client, request: RequestRow, resolution: '
   const granted = resolution === 'approval_granted';
   const usableUntil = granted ? new Date(now.getTime() + request.execute_within_seconds * 1000) : null;
   await client.query('UPDATE approval_requests SET status = $2, resolved_at = $3, usable_until = $4 WHERE pending_id = $1', [
-    request.pending_id, granted ? 'approved' : 'denied', now, usableUntil,
+    request.pending_id,
+    granted ? 'approved' : 'denied',
+    now,
+    usableUntil,
   ]);
 }
 

@@ -20,17 +20,24 @@ const FRESH_MS = 2_000;
 export function startDelivery(context: ServerContext): Delivery {
   const inFlight = new Set<Promise<void>>();
   let pause = MIN_PAUSE_MS;
-  const loop: Loop = startLoop('delivery', async () => {
-    const { delivered, failed } = await deliverDue(context);
-    pause = failed > 0 && delivered === 0 ? Math.min(pause * 2, MAX_PAUSE_MS) : MIN_PAUSE_MS;
-    return pause;
-  }, context.log);
+  const loop: Loop = startLoop(
+    'delivery',
+    async () => {
+      const { delivered, failed } = await deliverDue(context);
+      pause = failed > 0 && delivered === 0 ? Math.min(pause * 2, MAX_PAUSE_MS) : MIN_PAUSE_MS;
+      return pause;
+    },
+    context.log,
+  );
   return {
     deliverSoon(decision) {
-      const attempt = deliverOne(context, decision).then((taken) => {
-        // Temporal is back: what waited need not wait longer.
-        if (taken && pause > MIN_PAUSE_MS) loop.wake();
-      }, (error: unknown) => context.log.warn({ decision_id: decision.decision_id, error: messageOf(error) }, 'a decision waits for its delivery'));
+      const attempt = deliverOne(context, decision).then(
+        (taken) => {
+          // Temporal is back: what waited need not wait longer.
+          if (taken && pause > MIN_PAUSE_MS) loop.wake();
+        },
+        (error: unknown) => context.log.warn({ decision_id: decision.decision_id, error: messageOf(error) }, 'a decision waits for its delivery'),
+      );
       inFlight.add(attempt);
       void attempt.finally(() => inFlight.delete(attempt));
     },
@@ -64,7 +71,9 @@ async function deliverOne(context: ServerContext, decision: DecisionToDeliver): 
   const { decision_id, run_id, pending_id, outcome, token } = decision;
   try {
     const taken = await context.runs.deliver({ run_id, pending_id, outcome, token });
-    await context.pool.query('UPDATE decisions SET delivered_at = clock_timestamp(), attempts = attempts + 1 WHERE decision_id = $1 AND delivered_at IS NULL', [decision_id]);
+    await context.pool.query('UPDATE decisions SET delivered_at = clock_timestamp(), attempts = attempts + 1 WHERE decision_id = $1 AND delivered_at IS NULL', [
+      decision_id,
+    ]);
     context.log.debug({ decision_id, run_id, taken }, 'a decision was delivered');
     return true;
   } catch (error) {

@@ -39,9 +39,10 @@ export function problemResponse(c: Context, error: HoldpointError, status: numbe
 
 /** What fails before or behind the routes: mostly an address or Host header that cannot be read. */
 export function failureOutside(error: unknown): Response {
-  const problem = error instanceof RequestError
-    ? new HoldpointError('invalid_request', 'the address or the Host header of the request cannot be read')
-    : new HoldpointError('internal', 'something failed before the request reached a route');
+  const problem =
+    error instanceof RequestError
+      ? new HoldpointError('invalid_request', 'the address or the Host header of the request cannot be read')
+      : new HoldpointError('internal', 'something failed before the request reached a route');
   const { status } = ERROR_TABLE[problem.code];
   return new Response(JSON.stringify(problemOf(problem, status)), { status, headers: { 'Content-Type': PROBLEM_TYPE, Connection: 'close' } });
 }
@@ -51,8 +52,15 @@ export function onError(log: Log): (error: unknown, c: Context<Env>) => Response
   return (error, c) => {
     if (isHoldpointError(error) && error.code !== 'internal') return problemResponse(c, error);
     const databaseGone = isConnectionError(error);
-    log.error({ request_id: c.get('requestId'), path: c.req.path, error: error instanceof Error ? (error.stack ?? error.message) : messageOf(error) }, 'a request failed');
-    if (databaseGone) return problemResponse(c, new HoldpointError('database_unreachable', 'the database does not answer', { hint: 'try again; then look at the log of serve' }));
+    log.error(
+      { request_id: c.get('requestId'), path: c.req.path, error: error instanceof Error ? (error.stack ?? error.message) : messageOf(error) },
+      'a request failed',
+    );
+    if (databaseGone)
+      return problemResponse(
+        c,
+        new HoldpointError('database_unreachable', 'the database does not answer', { hint: 'try again; then look at the log of serve' }),
+      );
     return problemResponse(c, new HoldpointError('internal', `something failed inside; request ${c.get('requestId') ?? '?'} in the log of serve says what`));
   };
 }
@@ -81,7 +89,9 @@ export function hostGuard(boundHost: string): MiddlewareHandler<Env> {
   return async (c, next) => {
     const name = hostName(c.req.header('Host') ?? '');
     if (isLoopback(boundHost) && !isLoopback(name)) {
-      throw new HoldpointError('forbidden', `the Host header ${JSON.stringify(name.slice(0, 100))} is not a name of this machine's loopback`, { hint: 'use http://127.0.0.1' });
+      throw new HoldpointError('forbidden', `the Host header ${JSON.stringify(name.slice(0, 100))} is not a name of this machine's loopback`, {
+        hint: 'use http://127.0.0.1',
+      });
     }
     await next();
   };
@@ -106,12 +116,14 @@ export async function readBody<S extends z.ZodType>(c: Context<Env>, schema: S, 
   refuseUnstorable(value);
   const parsed = schema.safeParse(value);
   if (parsed.success) return parsed.data;
-  throw new HoldpointError(code, problemsOf(parsed.error), { details: { problems: parsed.error.issues.map((issue) => ({ path: pathOf(issue.path), message: issue.message })) } });
+  throw new HoldpointError(code, problemsOf(parsed.error), {
+    details: { problems: parsed.error.issues.map((issue) => ({ path: pathOf(issue.path), message: issue.message })) },
+  });
 }
 
 /** NUL and lone surrogates have no place in PostgreSQL's text; depth is limited so that nobody's stack is the limit. */
 function refuseUnstorable(root: unknown): void {
-  const stack: { value: unknown; path: PropertyKey[]; }[] = [{ value: root, path: [] }];
+  const stack: { value: unknown; path: PropertyKey[] }[] = [{ value: root, path: [] }];
   for (let top = stack.pop(); top; top = stack.pop()) {
     const { value, path } = top;
     if (path.length > MAX_DEPTH) throw new HoldpointError('invalid_request', `the body is nested deeper than ${MAX_DEPTH} levels`);
@@ -135,7 +147,10 @@ export function readQuery<S extends z.ZodType>(c: Context<Env>, schema: S): z.ou
 }
 
 function problemsOf(error: z.ZodError): string {
-  return error.issues.slice(0, 10).map((issue) => `${pathOf(issue.path) || 'the body'}: ${issue.message}`).join('; ');
+  return error.issues
+    .slice(0, 10)
+    .map((issue) => `${pathOf(issue.path) || 'the body'}: ${issue.message}`)
+    .join('; ');
 }
 
 /** `planner.calls[0].tool` */

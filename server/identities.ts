@@ -33,9 +33,13 @@ export async function applyIdentities(pool: Pool, identities: readonly Identity[
     await client.query(`SELECT pg_advisory_xact_lock(hashtext('holdpoint-identities'))`);
     for (const { principal, roles, key_sha256 } of identities) {
       await client.query(
-        `INSERT INTO approvers (principal, roles, active) VALUES ($1, $2, true) ON CONFLICT (principal) DO UPDATE SET roles = $2, active = true`, [principal, roles]);
+        `INSERT INTO approvers (principal, roles, active) VALUES ($1, $2, true) ON CONFLICT (principal) DO UPDATE SET roles = $2, active = true`,
+        [principal, roles],
+      );
       await client.query(
-        `INSERT INTO api_keys (key_sha256, principal, active) VALUES ($1, $2, true) ON CONFLICT (key_sha256) DO UPDATE SET principal = $2, active = true`, [key_sha256, principal]);
+        `INSERT INTO api_keys (key_sha256, principal, active) VALUES ($1, $2, true) ON CONFLICT (key_sha256) DO UPDATE SET principal = $2, active = true`,
+        [key_sha256, principal],
+      );
     }
     await client.query('UPDATE approvers SET active = false WHERE active AND principal <> ALL($1)', [identities.map((identity) => identity.principal)]);
     await client.query('UPDATE api_keys SET active = false WHERE active AND key_sha256 <> ALL($1)', [identities.map((identity) => identity.key_sha256)]);

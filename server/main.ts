@@ -29,6 +29,9 @@ function stopAsked(): Promise<string> {
   return new Promise((resolve) => {
     for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => resolve(signal));
     // Spawned by `up`: nothing may be left behind when it is killed.
-    if (process.channel) process.once('disconnect', () => resolve('the parent process is gone'));
+    if (!process.channel) return;
+    process.once('disconnect', () => resolve('the parent process is gone'));
+    // To listen is not to stay: a service that could not start ends although its parent lives.
+    process.channel.unref();
   });
 }

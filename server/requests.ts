@@ -89,22 +89,40 @@ async function viewsOf(client: Client, policy: PolicySource, requests: readonly 
   const stored = await client.query<{ args_hash: string; canonical: string }>(sql, [requests.map((request) => request.args_hash)]);
   const canonical = new Map(stored.rows.map((row) => [row.args_hash, row.canonical]));
   const now = await ledgerNow(client);
-  return requests.map((request) => viewOf(request, canonical.get(request.args_hash), votes.get(request.pending_id) ?? [], requiredQuorum(policy, request), now));
+  return requests.map((request) =>
+    viewOf(request, canonical.get(request.args_hash), votes.get(request.pending_id) ?? [], requiredQuorum(policy, request), now),
+  );
 }
 
 function viewOf(request: RequestRow, canonical: string | undefined, votes: readonly CountedVote[], quorum: number, now: Date): ApprovalView {
   const { pending_id, run_id, call_id, status, tool, kind, args_hash, preview, reason, rule, tier, policy_hash, tool_hash, agent, owner, requester } = request;
   const args = canonical === undefined ? undefined : matching(canonical, request);
   return {
-    pending_id, run_id, call_id, status, tool, kind,
+    pending_id,
+    run_id,
+    call_id,
+    status,
+    tool,
+    kind,
     args_text: args ? makeVisible(JSON.stringify(args.value, null, 2)) : ARGUMENTS_ALTERED,
     args: args ? args.value : null,
     args_hash,
     args_bytes: args ? Buffer.byteLength(args.canonical, 'utf8') : 0,
-    preview, reason, rule, tier, policy_hash, tool_hash, agent, owner, requester,
+    preview,
+    reason,
+    rule,
+    tier,
+    policy_hash,
+    tool_hash,
+    agent,
+    owner,
+    requester,
     agent_reason: request.agent_reason,
     quorum,
-    missing: missingVotes(votes.filter((vote) => vote.counts), quorum),
+    missing: missingVotes(
+      votes.filter((vote) => vote.counts),
+      quorum,
+    ),
     votes: votes.map(voteView),
     created_at: request.created_at.toISOString(),
     expires_at: request.expires_at.toISOString(),

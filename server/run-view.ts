@@ -78,7 +78,8 @@ async function viewOf(context: ServerContext, client: Client, run: RunHead): Pro
     created_at: run.created_at.toISOString(),
     stopped_at: run.stopped_at?.toISOString() ?? null,
     pending_id: pending[0]?.pending_id ?? null,
-    temporal_web: temporalWeb === undefined ? null : `${temporalWeb}/namespaces/${encodeURIComponent(runs.namespace)}/workflows/${encodeURIComponent(run.run_id)}`,
+    temporal_web:
+      temporalWeb === undefined ? null : `${temporalWeb}/namespaces/${encodeURIComponent(runs.namespace)}/workflows/${encodeURIComponent(run.run_id)}`,
   };
 }
 
@@ -94,8 +95,19 @@ async function pendingOf(context: ServerContext, client: Client, run: RunHead): 
 function pendingView(request: RequestRow, votes: readonly CountedVote[], quorum: number, now: Date): PendingView {
   const { pending_id, call_id, tool, preview, reason, rule, tier, args_hash } = request;
   return {
-    pending_id, call_id, tool, preview, reason, rule, tier, args_hash, quorum,
-    missing: missingVotes(votes.filter((vote) => vote.counts), quorum),
+    pending_id,
+    call_id,
+    tool,
+    preview,
+    reason,
+    rule,
+    tier,
+    args_hash,
+    quorum,
+    missing: missingVotes(
+      votes.filter((vote) => vote.counts),
+      quorum,
+    ),
     expires_at: request.expires_at.toISOString(),
     remaining_ms: Math.max(0, request.expires_at.getTime() - now.getTime()),
   };

@@ -64,7 +64,9 @@ async function startOrClose(context: ServerContext, run: RegisteredRun): Promise
     if (!isHoldpointError(error)) throw error;
     if (error.code === 'temporal_unreachable') {
       throw new HoldpointError(error.code, `run ${run.run_id} is registered and starts as soon as Temporal answers: ${error.message}`, {
-        details: { run_id: run.run_id }, cause: error, ...(error.hint === undefined ? {} : { hint: error.hint }),
+        details: { run_id: run.run_id },
+        cause: error,
+        ...(error.hint === undefined ? {} : { hint: error.hint }),
       });
     }
     // Refused for what it is: trying again would be refused again.
@@ -77,7 +79,9 @@ async function startOrClose(context: ServerContext, run: RegisteredRun): Promise
 export async function cancelRun(context: ServerContext, runId: string): Promise<RunView> {
   const view = await getRun(context, runId);
   if (view.status === 'stopped') {
-    throw new HoldpointError('run_stopped', `run ${runId} has ended: ${view.stop_reason ?? 'stopped'}`, { details: { run_id: runId, stop_reason: view.stop_reason } });
+    throw new HoldpointError('run_stopped', `run ${runId} has ended: ${view.stop_reason ?? 'stopped'}`, {
+      details: { run_id: runId, stop_reason: view.stop_reason },
+    });
   }
   await context.runs.cancel(runId);
   return getRun(context, runId);
@@ -87,10 +91,14 @@ const BATCH = 50;
 
 /** Starts what was registered and not started: `serve` died or Temporal was away in between. */
 export function startRecovery(context: ServerContext): Loop {
-  return startLoop('recovery of starts', async () => {
-    const left = await recoverStarts(context);
-    return left === BATCH ? 100 : 2_000;
-  }, context.log);
+  return startLoop(
+    'recovery of starts',
+    async () => {
+      const left = await recoverStarts(context);
+      return left === BATCH ? 100 : 2_000;
+    },
+    context.log,
+  );
 }
 
 /** @returns how many unstarted runs were found */

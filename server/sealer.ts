@@ -1,6 +1,14 @@
 /** Seals: signs where the chains stand, in a file that the database does not reach, and in the database. */
 import { ledgerNow } from '../adapters/chain.ts';
-import { CheckpointFile, checkpointDigest, HEADS_PER_CHECKPOINT, openCheckpoint, type SealedHead, signCheckpoint, type StoredCheckpoint } from '../adapters/checkpoint.ts';
+import {
+  CheckpointFile,
+  checkpointDigest,
+  HEADS_PER_CHECKPOINT,
+  openCheckpoint,
+  type SealedHead,
+  signCheckpoint,
+  type StoredCheckpoint,
+} from '../adapters/checkpoint.ts';
 import { type Client, transaction } from '../adapters/database.ts';
 import { type Loop, startLoop } from './loop.ts';
 import type { ServerContext } from './ports.ts';
@@ -14,14 +22,18 @@ const SEAL_EVERY_MS = 10_000;
 /** Seals every 10 s what changed, and within about a second whatever belongs to a run that stopped. */
 export function startSealer(context: ServerContext, file: CheckpointFile): Loop {
   let sealedAt = 0;
-  return startLoop('sealer', async () => {
-    const due = performance.now() - sealedAt >= SEAL_EVERY_MS;
-    if (due ? await hasUnsealed(context) : await hasStopped(context)) {
-      await sealAll(context, file);
-      sealedAt = performance.now();
-    }
-    return POLL_MS;
-  }, context.log);
+  return startLoop(
+    'sealer',
+    async () => {
+      const due = performance.now() - sealedAt >= SEAL_EVERY_MS;
+      if (due ? await hasUnsealed(context) : await hasStopped(context)) {
+        await sealAll(context, file);
+        sealedAt = performance.now();
+      }
+      return POLL_MS;
+    },
+    context.log,
+  );
 }
 
 async function hasUnsealed({ pool }: ServerContext): Promise<boolean> {

@@ -54,7 +54,8 @@ async function listen(config: ServerConfig, context: ServerContext): Promise<Ser
     await Promise.all([...loops.map((loop) => loop.stop()), delivery.stop(), watch.stop()]);
   };
   const app = createApp(context, { delivery, watch, checkpoints, host: config.host });
-  const server = createServer(getRequestListener(app.fetch, { errorHandler: failureOutside }));
+  const answer = getRequestListener(app.fetch, { errorHandler: failureOutside });
+  const server = createServer((request, response) => void answer(request, response));
   // A body that trickles in holds nothing but its own connection, and not for long.
   server.requestTimeout = 30_000;
   server.headersTimeout = 10_000;
@@ -80,9 +81,14 @@ async function listen(config: ServerConfig, context: ServerContext): Promise<Ser
 
 function bind(server: Server, { host, port }: ServerConfig): Promise<void> {
   return new Promise((resolve, reject) => {
-    server.once('error', (error) => reject(new HoldpointError('already_running', `the API cannot listen on ${host}:${port}: ${messageOf(error)}`, {
-      cause: error, hint: 'set PORT=0 for any free port',
-    })));
+    server.once('error', (error) =>
+      reject(
+        new HoldpointError('already_running', `the API cannot listen on ${host}:${port}: ${messageOf(error)}`, {
+          cause: error,
+          hint: 'set PORT=0 for any free port',
+        }),
+      ),
+    );
     server.listen(port, host, resolve);
   });
 }
@@ -99,7 +105,8 @@ async function refuseMissingSchema(pool: Pool): Promise<void> {
     if (rows.length > 0) return;
   } catch (error) {
     const code = error instanceof Error && 'code' in error ? error.code : undefined;
-    if (code !== '42P01') throw new HoldpointError('database_unreachable', `the database cannot be used: ${messageOf(error)}`, { cause: error, hint: 'check DATABASE_URL' });
+    if (code !== '42P01')
+      throw new HoldpointError('database_unreachable', `the database cannot be used: ${messageOf(error)}`, { cause: error, hint: 'check DATABASE_URL' });
   }
   throw new HoldpointError('missing_part', 'the database has no Holdpoint schema', { hint: 'run holdpoint up, or apply the migrations' });
 }

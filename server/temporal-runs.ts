@@ -33,7 +33,12 @@ function plannerOf({ planner }: RunFile): string {
 
 /** Markdown for Temporal Web. What users wrote stands in a code block, where it is text and nothing else. */
 function detailsOf(input: RunFile): string {
-  const lines = [`agent: ${input.agent}`, `requester (claimed): ${input.requester}`, `planner: ${plannerOf(input)}`, ...(input.goal === undefined ? [] : ['', input.goal])];
+  const lines = [
+    `agent: ${input.agent}`,
+    `requester (claimed): ${input.requester}`,
+    `planner: ${plannerOf(input)}`,
+    ...(input.goal === undefined ? [] : ['', input.goal]),
+  ];
   return `    ${cutBytes(makeVisible(lines.join('\n')), 12_000).replaceAll('\n', '\n    ')}`;
 }
 

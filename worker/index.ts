@@ -45,6 +45,13 @@ const FORCE_AFTER_GRACE = '40s';
 const MAX_ACTIVITIES = 100;
 
 /**
+ * Ten thousand signals, all that the server lets one execution have, may arrive in one workflow task and take more than the
+ * SDK's limit of 5 s for it. Past that limit Node 20 ends the whole process ("async hook stack has become corrupted").
+ * The option exists since long and is missing in the type.
+ */
+const SANDBOX_LIMIT: object = { isolateExecutionTimeout: '50s' };
+
+/**
  * @throws HoldpointError `invalid_config`, `database_unreachable`, `temporal_unreachable`; nothing is left open then
  */
 export async function createWorker(options: EmbeddedWorkerOptions): Promise<HoldpointWorker> {
@@ -94,9 +101,20 @@ interface Parts {
 
 async function temporalWorker({ link, config, policy, tools, planners, pool, log }: Parts): Promise<Worker> {
   const searchAttributes = await ensureSearchAttributes(link);
-  if (!searchAttributes) log.warn({ command: searchAttributesCommand(link.namespace) }, 'runs go without search attributes: this namespace lacks them and the worker may not add them');
+  if (!searchAttributes)
+    log.warn(
+      { command: searchAttributesCommand(link.namespace) },
+      'runs go without search attributes: this namespace lacks them and the worker may not add them',
+    );
   const activities = createActivities({
-    ledger: createLedger(pool), tools, planners, policy, tokens: createVerifier(config.jwksFile), hashing, newId, searchAttributes,
+    ledger: createLedger(pool),
+    tools,
+    planners,
+    policy,
+    tokens: createVerifier(config.jwksFile),
+    hashing,
+    newId,
+    searchAttributes,
   });
   return Worker.create({
     connection: link.connection,
@@ -112,6 +130,7 @@ async function temporalWorker({ link, config, policy, tools, planners, pool, log
     stickyQueueScheduleToStartTimeout: '1s',
     shutdownGraceTime: GRACE,
     shutdownForceTime: FORCE_AFTER_GRACE,
+    ...SANDBOX_LIMIT,
   });
 }
 

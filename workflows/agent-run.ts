@@ -3,7 +3,14 @@
  * are behind the gateway, which believes only its own rows.
  */
 import {
-  ActivityFailure, ApplicationFailure, CancellationScope, CancelledFailure, isCancellation, makeContinueAsNewFunc, setHandler, workflowInfo,
+  ActivityFailure,
+  ApplicationFailure,
+  CancellationScope,
+  CancelledFailure,
+  isCancellation,
+  makeContinueAsNewFunc,
+  setHandler,
+  workflowInfo,
 } from '@temporalio/workflow';
 import { carryRun, readCarried } from '../core/carry.ts';
 import { assertNever, isHoldpointError } from '../core/errors.ts';
@@ -57,7 +64,9 @@ function listen(session: Session): void {
   const { news } = session;
   setHandler(approvalGranted, (argument) => news.mailbox.post('approval_granted', argument));
   setHandler(approvalDenied, (argument) => news.mailbox.post('approval_denied', argument));
-  setHandler(controlsChanged, () => { news.controlsChanged = true; });
+  setHandler(controlsChanged, () => {
+    news.controlsChanged = true;
+  });
   setHandler(stateQuery, () => viewOf(session.run, session.closed));
 }
 

@@ -54,10 +54,16 @@ function startTimer(slot: WaitingSlot): Timer {
   const { request, deadline } = slot.standing;
   const timer: Timer = { deadline, fired: false, scope: new CancellationScope() };
   const summary = `approval of ${label(request.tool)} (${label(request.pending_id)}) ends`;
-  timer.scope.run(() => sleep(Math.max(1, deadline - Date.now()), { summary })).then(
-    () => { timer.fired = true; },
-    () => { /* cancelled: another timer took its place, or the run is over */ },
-  );
+  timer.scope
+    .run(() => sleep(Math.max(1, deadline - Date.now()), { summary }))
+    .then(
+      () => {
+        timer.fired = true;
+      },
+      () => {
+        /* cancelled: another timer took its place, or the run is over */
+      },
+    );
   return timer;
 }
 

@@ -9,7 +9,9 @@ const QUOTE_LENGTH = 500;
 
 /** A short plain label: the server refuses long summaries, and a refused command would fail the workflow task. */
 export function label(text: string): string {
-  const plain = String(text).slice(0, LABEL_LENGTH + 1).replace(/[^\x20-\x7e]/g, '?');
+  const plain = String(text)
+    .slice(0, LABEL_LENGTH + 1)
+    .replace(/[^\x20-\x7e]/g, '?');
   return plain.length > LABEL_LENGTH ? `${plain.slice(0, LABEL_LENGTH - 1)}~` : plain;
 }
 

@@ -1,7 +1,19 @@
 /** The activities as the workflow calls them: retried until they answer, labelled for Temporal Web. */
 import { ActivityCancellationType, ActivityFailure, CancellationScope, proxyActivities } from '@temporalio/workflow';
 import type {
-  AgentActivities, CallInput, CallResult, CloseRequestInput, CloseRunInput, CloseRunResult, OpenRunInput, OpenRunResult, PlanInput, PlanResult, RequestState, VerifyInput, VerifyResult,
+  AgentActivities,
+  CallInput,
+  CallResult,
+  CloseRequestInput,
+  CloseRunInput,
+  CloseRunResult,
+  OpenRunInput,
+  OpenRunResult,
+  PlanInput,
+  PlanResult,
+  RequestState,
+  VerifyInput,
+  VerifyResult,
 } from '../core/run-contract.ts';
 import { label } from './in-words.ts';
 
@@ -12,7 +24,12 @@ const heartbeatTimeout = '8s';
 const quick = proxyActivities<AgentActivities>({ startToCloseTimeout: '1 minute', retry });
 const gateway = proxyActivities<AgentActivities>({ startToCloseTimeout: '1 hour', heartbeatTimeout, retry });
 // A cancelled run does not wait for its planner, which has no effect on the world.
-const planner = proxyActivities<AgentActivities>({ startToCloseTimeout: '10 minutes', heartbeatTimeout, retry, cancellationType: ActivityCancellationType.TRY_CANCEL });
+const planner = proxyActivities<AgentActivities>({
+  startToCloseTimeout: '10 minutes',
+  heartbeatTimeout,
+  retry,
+  cancellationType: ActivityCancellationType.TRY_CANCEL,
+});
 
 /** What has begun is finished and recorded, also when the run is cancelled meanwhile. */
 const toItsEnd = <T>(work: () => Promise<T>): Promise<T> => CancellationScope.nonCancellable(work);
@@ -43,7 +60,8 @@ export function verifyDecisions(input: VerifyInput): Promise<VerifyResult> {
 }
 
 export function closeRequest(input: CloseRequestInput): Promise<RequestState> {
-  const summary = input.why === 'deadline' ? `time is up for ${label(input.pending_id)}` : `close ${label(input.pending_id)}: ${label(input.detail ?? 'cancelled')}`;
+  const summary =
+    input.why === 'deadline' ? `time is up for ${label(input.pending_id)}` : `close ${label(input.pending_id)}: ${label(input.detail ?? 'cancelled')}`;
   return toItsEnd(() => quick.closeRequest.executeWithOptions({ summary }, [input]));
 }
 

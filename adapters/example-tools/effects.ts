@@ -12,9 +12,14 @@ export interface EffectLine {
   at: string;
 }
 
-const file = (): string | undefined => process.env.HOLDPOINT_EFFECTS_FILE;
+const file = (): string | undefined => process.env.HOLDPOINT_EFFECTS_FILE || undefined;
 
-/** Writes the line of an effect, whole or not at all, as the last act of the effect. */
+/** For tools whose only effect is the line: without a file they would report what did not happen. */
+export function requireEffectsFile(tool: string): void {
+  if (!file()) throw new Error(`HOLDPOINT_EFFECTS_FILE is not set: ${tool} has nowhere to act`);
+}
+
+/** Writes the line of an effect with one write, as the last act of the effect. */
 export async function recordEffect(tool: string, args: unknown, context: ToolContext): Promise<void> {
   const path = file();
   const { run_id, call_id, idempotency_key } = context;
@@ -23,11 +28,25 @@ export async function recordEffect(tool: string, args: unknown, context: ToolCon
   await dieOnRequest(tool);
 }
 
-/** True when this key has its effect already: how a tool without a store of its own is idempotent. */
+/** True when this key has its line already: how a tool without a store of its own is idempotent. */
 export async function hasEffect(context: ToolContext): Promise<boolean> {
   const path = file();
-  const text = path ? await readFile(path, 'utf8').catch(() => '') : '';
-  return text.includes(`"idempotency_key":${JSON.stringify(context.idempotency_key)}`);
+  if (!path) return false;
+  const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return '';
+    throw error;
+  });
+  // The text is looked for first: it is in few lines, and only these are parsed. Arguments may hold it, too.
+  return text.split('\n').some((line) => line.includes(context.idempotency_key) && keyOf(line) === context.idempotency_key);
+}
+
+/** A line that a killed process left half is no effect that can be read. */
+function keyOf(line: string): unknown {
+  try {
+    return (JSON.parse(line) as Partial<EffectLine> | null)?.idempotency_key;
+  } catch {
+    return undefined;
+  }
 }
 
 /** Test hook: with HOLDPOINT_FAULT_AFTER_EFFECT=<tool> the process dies on the line after the effect, once. */

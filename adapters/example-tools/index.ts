@@ -3,7 +3,7 @@ import nodemailer from 'nodemailer';
 import pg from 'pg';
 import { z } from 'zod';
 import { defineTool } from '../../activities/define.ts';
-import { hasEffect, recordEffect } from './effects.ts';
+import { hasEffect, recordEffect, requireEffectsFile } from './effects.ts';
 import { guardedGet } from './http-get.ts';
 
 const shortText = z.string().min(1).max(500);
@@ -16,7 +16,8 @@ export const emailSend = defineTool({
   preview: ({ to, subject }) => `Send mail to ${to}: ${subject}`,
   async execute(args, context) {
     const smtp = process.env.SMTP_URL;
-    const delivered = smtp ? await nodemailer.createTransport(smtp).sendMail({ from: process.env.SMTP_FROM ?? 'holdpoint@localhost', to: args.to, subject: args.subject, text: args.body }) : undefined;
+    if (!smtp) requireEffectsFile('email.send');
+    const delivered = smtp ? await sendMail(smtp, args) : undefined;
     await recordEffect('email.send', args, context);
     return delivered ? { sent: true, message_id: delivered.messageId } : { sent: false, note: 'no SMTP_URL is set: the mail is a line in effects.jsonl' };
   },
@@ -29,6 +30,7 @@ export const ticketCloseBulk = defineTool({
   input: z.strictObject({ ticket_ids: z.array(shortText).min(1).max(10_000), comment: z.string().max(4_000).default('') }),
   preview: ({ ticket_ids: ids }) => `Close ${ids.length} ticket${ids.length === 1 ? '' : 's'}: ${ids.slice(0, 5).join(', ')}${ids.length > 5 ? ', …' : ''}`,
   async execute(args, context) {
+    requireEffectsFile('ticket.close_bulk');
     if (!(await hasEffect(context))) await recordEffect('ticket.close_bulk', args, context);
     return { closed: args.ticket_ids.length };
   },
@@ -57,6 +59,7 @@ export const crmDelete = defineTool({
   input: z.strictObject({ contact_id: shortText }),
   preview: ({ contact_id: id }) => `Delete contact ${id}`,
   async execute(args, context) {
+    requireEffectsFile('crm.delete_contact');
     if (!(await hasEffect(context))) await recordEffect('crm.delete_contact', args, context);
     return { deleted: args.contact_id };
   },
@@ -81,6 +84,10 @@ export const httpGet = defineTool({
   timeout_seconds: 30,
   execute: ({ url }, context) => guardedGet(url, context.signal),
 });
+
+function sendMail(smtp: string, { to, subject, body }: { to: string; subject: string; body: string }): Promise<{ messageId: string }> {
+  return nodemailer.createTransport(smtp).sendMail({ from: process.env.SMTP_FROM ?? 'holdpoint@localhost', to, subject, text: body });
+}
 
 async function withExamples<T>(work: (client: pg.Client) => Promise<T>): Promise<T> {
   const connectionString = process.env.HOLDPOINT_EXAMPLE_DATABASE_URL;

@@ -23,7 +23,12 @@ export async function list(options: ListOptions): Promise<number> {
   const context = contextOf(options);
   const client = await clientFor(context, 'operator');
   const { run, since, tool, outcome } = options;
-  const filter = { ...(run === undefined ? {} : { run }), ...(since === undefined ? {} : { since: sinceTime(since) }), ...(tool === undefined ? {} : { tool }), ...(outcome === undefined ? {} : { outcome }) };
+  const filter = {
+    ...(run === undefined ? {} : { run }),
+    ...(since === undefined ? {} : { since: sinceTime(since) }),
+    ...(tool === undefined ? {} : { tool }),
+    ...(outcome === undefined ? {} : { outcome }),
+  };
   const events: AuditEvent[] = [];
   const wanted = options.limit ?? Number.POSITIVE_INFINITY;
   let next: string | null = null;
@@ -42,10 +47,18 @@ function printEvents(events: AuditEvent[]): void {
   printTable(events, [
     { title: 'TIME', value: (event) => event.at.replace('T', ' ').replace('Z', '') },
     { title: 'RUN', value: (event) => `${event.run_id}#${event.seq}` },
-    { title: 'OUTCOME', value: (event) => event.outcome, style: (event) => (/^(deny|approval_denied|approval_timeout|decision_rejected|kill_switch_engaged)$/.test(event.outcome) ? 'red' : undefined) },
+    {
+      title: 'OUTCOME',
+      value: (event) => event.outcome,
+      style: (event) => (/^(deny|approval_denied|approval_timeout|decision_rejected|kill_switch_engaged)$/.test(event.outcome) ? 'red' : undefined),
+    },
     { title: 'TOOL', value: (event) => event.tool ?? '', max: 30 },
     { title: 'BY', value: (event) => event.approver ?? event.agent ?? '', max: 24 },
-    { title: 'WHAT', value: (event) => [event.result, event.reason, event.detail].filter((part) => part !== null && part !== '').join(' · '), max: 100 },
+    {
+      title: 'WHAT',
+      value: (event) => [...new Set([event.result, event.reason, event.detail])].filter((part) => part !== null && part !== '').join(' · '),
+      max: 100,
+    },
   ]);
 }
 
@@ -54,7 +67,8 @@ export function sinceTime(text: string, now: number = Date.now()): string {
   const age = /^(\d{1,9})(s|m|h|d)$/.exec(text);
   const unit = { s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 }[age?.[2] ?? ''];
   const time = age !== null && unit !== undefined ? now - Number(age[1]) * unit : /^\d{4}-\d{2}-\d{2}/.test(text) ? Date.parse(text) : Number.NaN;
-  if (!Number.isFinite(time) || Math.abs(time) > 8.64e15) throw new HoldpointError('usage', `--since "${text}" is no time`, { hint: 'an ISO 8601 time such as 2026-01-31T12:00:00Z, or an age such as 10m, 2h, 7d' });
+  if (!Number.isFinite(time) || Math.abs(time) > 8.64e15)
+    throw new HoldpointError('usage', `--since "${text}" is no time`, { hint: 'an ISO 8601 time such as 2026-01-31T12:00:00Z, or an age such as 10m, 2h, 7d' });
   return new Date(time).toISOString();
 }
 
@@ -68,7 +82,9 @@ interface VerifyOptions extends CommonOptions {
 export async function verify(options: VerifyOptions): Promise<number> {
   const context = contextOf(options);
   if (options.export === undefined && (options.run ?? options.checkpoints ?? options.jwks) !== undefined) {
-    throw new HoldpointError('usage', '--run, --checkpoints and --jwks go with --export', { hint: 'without --export the whole trail in the database is verified' });
+    throw new HoldpointError('usage', '--run, --checkpoints and --jwks go with --export', {
+      hint: 'without --export the whole trail in the database is verified',
+    });
   }
   const report = options.export === undefined ? await (await clientFor(context, 'operator')).verifyAudit() : await verifyOffline(options.export, options);
   if (context.json) printJson(report);
@@ -96,7 +112,11 @@ function printReport(report: AuditReport): void {
   if (report.ok) print(`${styled('green', 'the audit trail verifies')}: ${counts}`);
   else print(`${styled('red', 'the audit trail does not verify')}: ${report.findings.length} findings in ${counts}`);
   for (const finding of report.findings) print(`  ${styled('red', finding.kind)}  ${visible(finding.where)}: ${visible(finding.message)}`);
-  print(report.sealed_until === null ? 'nothing is sealed yet: a cut at the end would not be seen' : `sealed until ${report.sealed_until}: a cut of what came later would not be seen yet`);
+  print(
+    report.sealed_until === null
+      ? 'nothing is sealed yet: a cut at the end would not be seen'
+      : `sealed until ${report.sealed_until}: a cut of what came later would not be seen yet`,
+  );
 }
 
 export async function exportAll(options: CommonOptions & { run?: string; out?: string }): Promise<number> {

@@ -22,7 +22,8 @@ interface KillOptions extends CommonOptions {
 
 export async function kill(state: string, options: KillOptions): Promise<number> {
   const context = contextOf(options);
-  if (state !== 'on' && state !== 'off' && state !== 'status') throw new HoldpointError('usage', `kill takes on, off or status, not "${state}"`, { hint: context.command('kill status') });
+  if (state !== 'on' && state !== 'off' && state !== 'status')
+    throw new HoldpointError('usage', `kill takes on, off or status, not "${state}"`, { hint: context.command('kill status') });
   if (options.agent !== undefined && options.tool !== undefined) throw new HoldpointError('usage', 'give --agent or --tool, not both');
   return state === 'status' ? await killStatus(options) : await setKill(state === 'on', options);
 }
@@ -31,9 +32,19 @@ async function setKill(engaged: boolean, options: KillOptions): Promise<number> 
   const context = contextOf(options);
   const { agent, tool, reason } = options;
   const client = await clientFor(context, 'operator');
-  const control = await client.setControl({ engaged, ...(agent === undefined ? {} : { agent }), ...(tool === undefined ? {} : { tool }), ...(reason === undefined ? {} : { reason }) });
+  const control = await client.setControl({
+    engaged,
+    ...(agent === undefined ? {} : { agent }),
+    ...(tool === undefined ? {} : { tool }),
+    ...(reason === undefined ? {} : { reason }),
+  });
   if (context.json) printJson(control);
-  else print(engaged ? `${styled('red', 'kill switch on')}: ${visible(control.scope)}; nothing in it executes from now on` : `${styled('green', 'kill switch off')}: ${visible(control.scope)}`);
+  else
+    print(
+      engaged
+        ? `${styled('red', 'kill switch on')}: ${visible(control.scope)}; nothing in it executes from now on`
+        : `${styled('green', 'kill switch off')}: ${visible(control.scope)}`,
+    );
   return 0;
 }
 

@@ -34,7 +34,10 @@ const WAIT_SECONDS = 60;
 export async function demo(options: StackCommandOptions): Promise<number> {
   const context = contextOf(options);
   const running = await runningStack(context.paths);
-  if (running !== undefined && running.api_url === undefined) throw new HoldpointError('already_running', `the stack in ${context.paths.root} (pid ${running.pid}) is still starting`, { hint: 'try again in a few seconds' });
+  if (running !== undefined && running.api_url === undefined)
+    throw new HoldpointError('already_running', `the stack in ${context.paths.root} (pid ${running.pid}) is still starting`, {
+      hint: 'try again in a few seconds',
+    });
   if (running?.api_url !== undefined) {
     say(context, `using the stack that runs in ${context.paths.root}\n`);
     return await play(context, running.api_url);
@@ -57,7 +60,11 @@ async function play(context: Context, url: string): Promise<number> {
     printJson({ ok: report.ok && finished.every((each) => each.failures.length === 0), scenarios: finished.map(summary), audit: report });
   } else {
     print(styled('bold', 'The audit trail'));
-    print(report.ok ? `  ${tick()} verifies: ${report.events} events, ${report.grants} signed grants, ${report.checkpoints} checkpoints` : `  ${cross()} does not verify: ${report.findings.map((finding) => finding.message).join('; ')}`);
+    print(
+      report.ok
+        ? `  ${tick()} verifies: ${report.events} events, ${report.grants} signed grants, ${report.checkpoints} checkpoints`
+        : `  ${cross()} does not verify: ${report.findings.map((finding) => finding.message).join('; ')}`,
+    );
     print(`  ${context.command('audit list')}`);
   }
   const good = report.ok && finished.every((each) => each.failures.length === 0);
@@ -70,7 +77,10 @@ async function approved(context: Context, clients: Clients): Promise<Finished> {
   const waiting = await start(context, clients, demoEmailRun());
   const request = waiting.pending[0];
   if (request === undefined) return await finish(context, clients, '1 approved', waiting, () => ['the mail did not wait for approval']);
-  say(context, `   the run waits: ${request.pending_id}, ${visible(request.reason)}; expires ${relative(request.expires_at)}\n   ${context.command(`approve ${request.pending_id}`)}`);
+  say(
+    context,
+    `   the run waits: ${request.pending_id}, ${visible(request.reason)}; expires ${relative(request.expires_at)}\n   ${context.command(`approve ${request.pending_id}`)}`,
+  );
   const answer = await clients.approver.decide(request.pending_id, { outcome: 'approved', reason: 'demo' });
   say(context, `   ${answer.decision.approver} approved, signed as ${answer.decision.decision_id}`);
   return await finish(context, clients, '1 approved', waiting, ({ run, events, effects }) => [
@@ -110,7 +120,13 @@ async function start(context: Context, clients: Clients, file: ReturnType<typeof
   return await clients.operator.startRun(file, { wait: 30 });
 }
 
-async function finish(context: Context, clients: Clients, title: string, started: RunView, check: (facts: Omit<Finished, 'title' | 'failures'>) => string[]): Promise<Finished> {
+async function finish(
+  context: Context,
+  clients: Clients,
+  title: string,
+  started: RunView,
+  check: (facts: Omit<Finished, 'title' | 'failures'>) => string[],
+): Promise<Finished> {
   const run = await clients.operator.getRun(started.run_id, { wait: WAIT_SECONDS, until: 'stopped' });
   const { events } = await clients.operator.audit({ run: run.run_id, limit: 100 });
   const effects = (await readEffects(context)).filter((effect) => effect.run_id === run.run_id);
@@ -144,12 +160,17 @@ function expectNone(events: AuditEvent[], outcomes: string[]): string[] {
 
 function expectEffects(effects: Effect[], tool: string, count: number): string[] {
   const others = effects.filter((effect) => effect.tool !== tool).length;
-  return effects.length - others === count && others === 0 ? [] : [`expected ${count} effect(s) of ${tool}, found ${effects.map((effect) => effect.tool).join(', ') || 'none'}`];
+  return effects.length - others === count && others === 0
+    ? []
+    : [`expected ${count} effect(s) of ${tool}, found ${effects.map((effect) => effect.tool).join(', ') || 'none'}`];
 }
 
 async function readEffects(context: Context): Promise<Effect[]> {
   const text = await readFile(context.paths.effects, 'utf8').catch(() => '');
-  return text.split('\n').filter((line) => line !== '').map((line) => JSON.parse(line) as Effect);
+  return text
+    .split('\n')
+    .filter((line) => line !== '')
+    .map((line) => JSON.parse(line) as Effect);
 }
 
 function summary(finished: Finished): Record<string, unknown> {

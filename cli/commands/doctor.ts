@@ -3,7 +3,7 @@ import { readFile, stat } from 'node:fs/promises';
 import { messageOf, isHoldpointError } from '../../core/errors.ts';
 import { clientFor, contextOf, type CommonOptions, type Context } from '../context.ts';
 import { print, printJson, styled } from '../output.ts';
-import { postgresPrograms, postgresUser } from '../stack/postgres-user.ts';
+import { abandonedHomes, postgresPrograms, postgresUser } from '../stack/postgres-user.ts';
 import { runningStack, type StackFile } from '../stack/state.ts';
 import { findTemporal, TEMPORAL_CLI_VERSION } from '../stack/temporal-binary.ts';
 import { SEARCH_ATTRIBUTES } from '../stack/temporal.ts';
@@ -21,7 +21,16 @@ interface Finding {
 export async function doctor(options: CommonOptions): Promise<number> {
   const context = contextOf(options);
   const stack = await runningStack(context.paths);
-  const findings = [checkNode(), await checkTemporal(), await checkPostgres(), await checkStateDir(context), checkStack(context, stack), ...(await checkApi(context, stack)), ...(await checkSearchAttributes(stack))];
+  const findings = [
+    checkNode(),
+    await checkTemporal(),
+    await checkPostgres(),
+    await checkStateDir(context),
+    ...(await checkAbandoned()),
+    checkStack(context, stack),
+    ...(await checkApi(context, stack)),
+    ...(await checkSearchAttributes(stack)),
+  ];
   const healthy = findings.every((finding) => finding.status !== 'missing');
   if (context.json) printJson({ ok: healthy, checks: findings });
   else for (const finding of findings) printFinding(finding);
@@ -37,7 +46,12 @@ function printFinding(finding: Finding): void {
 function checkNode(): Finding {
   const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
   const good = major > 20 || (major === 20 && minor >= 19);
-  return { part: 'Node.js', status: good ? 'ok' : 'missing', found: process.versions.node, ...(good ? {} : { mend: 'install Node.js 20.19 or later: https://nodejs.org' }) };
+  return {
+    part: 'Node.js',
+    status: good ? 'ok' : 'missing',
+    found: process.versions.node,
+    ...(good ? {} : { mend: 'install Node.js 20.19 or later: https://nodejs.org' }),
+  };
 }
 
 async function checkTemporal(): Promise<Finding> {
@@ -45,7 +59,12 @@ async function checkTemporal(): Promise<Finding> {
   if (process.env.TEMPORAL_ADDRESS) return { part, status: 'ok', found: `not needed: TEMPORAL_ADDRESS is ${process.env.TEMPORAL_ADDRESS}` };
   const program = await findTemporal();
   if (program !== undefined) return { part, status: 'ok', found: program };
-  return { part, status: 'note', found: 'not there yet; `up` downloads it or builds it with Go', mend: `go install github.com/temporalio/cli/cmd/temporal@v${TEMPORAL_CLI_VERSION}` };
+  return {
+    part,
+    status: 'note',
+    found: 'not there yet; `up` downloads it or builds it with Go',
+    mend: `go install github.com/temporalio/cli/cmd/temporal@v${TEMPORAL_CLI_VERSION}`,
+  };
 }
 
 async function checkPostgres(): Promise<Finding> {
@@ -62,9 +81,20 @@ async function checkStateDir(context: Context): Promise<Finding> {
   const part = 'state directory';
   const folder = await stat(context.paths.root).catch(() => undefined);
   if (folder === undefined) return { part, status: 'note', found: `${context.paths.root} does not exist yet`, mend: context.command('up') };
-  if ((folder.mode & 0o077) !== 0) return { part, status: 'missing', found: `${context.paths.root} can be read by others`, mend: `chmod 700 ${context.paths.root}` };
+  if ((folder.mode & 0o077) !== 0)
+    return { part, status: 'missing', found: `${context.paths.root} can be read by others`, mend: `chmod 700 ${context.paths.root}` };
   const elsewhere = (await readFile(`${context.paths.postgres}/location`, 'utf8').catch(() => '')).trim();
   return { part, status: 'ok', found: elsewhere === '' ? context.paths.root : `${context.paths.root} (database in ${elsewhere})` };
+}
+
+async function checkAbandoned(): Promise<Finding[]> {
+  const homes = await abandonedHomes();
+  return homes.map(({ home, stateFolder }) => ({
+    part: 'old database',
+    status: 'note',
+    found: `${home} belongs to ${stateFolder}, which is gone`,
+    mend: `rm -r ${home}`,
+  }));
 }
 
 function checkStack(context: Context, stack: StackFile | undefined): Finding {
@@ -80,7 +110,9 @@ async function checkApi(context: Context, stack: StackFile | undefined): Promise
     await (await clientFor(context, 'operator')).controls();
     return [{ part, status: 'ok', found: process.env.HOLDPOINT_URL ?? stack?.api_url ?? '' }];
   } catch (error) {
-    return [{ part, status: 'missing', found: messageOf(error), mend: isHoldpointError(error) && error.hint !== undefined ? error.hint : context.command('up') }];
+    return [
+      { part, status: 'missing', found: messageOf(error), mend: isHoldpointError(error) && error.hint !== undefined ? error.hint : context.command('up') },
+    ];
   }
 }
 
@@ -98,7 +130,14 @@ async function checkSearchAttributes(stack: StackFile | undefined): Promise<Find
     const missing = SEARCH_ATTRIBUTES.filter((name) => !(name in (answer.customAttributes ?? {})));
     if (missing.length === 0) return [{ part, status: 'ok', found: SEARCH_ATTRIBUTES.join(', ') }];
     const flags = missing.map((name) => `--name ${name} --type Keyword`).join(' ');
-    return [{ part, status: 'note', found: `${missing.join(', ')} are not registered; runs work without them`, mend: `temporal operator search-attribute create --address ${address} --namespace ${namespace} ${flags}` }];
+    return [
+      {
+        part,
+        status: 'note',
+        found: `${missing.join(', ')} are not registered; runs work without them`,
+        mend: `temporal operator search-attribute create --address ${address} --namespace ${namespace} ${flags}`,
+      },
+    ];
   } catch (error) {
     return [{ part, status: 'missing', found: `no answer from Temporal at ${address}: ${messageOf(error)}` }];
   }

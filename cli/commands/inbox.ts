@@ -8,7 +8,11 @@ import { visible } from '../visible.ts';
 export async function pending(options: CommonOptions & { run?: string; limit?: number }): Promise<number> {
   const context = contextOf(options);
   const client = await clientFor(context, 'approver');
-  const query = { status: 'open' as const, ...(options.run === undefined ? {} : { run: options.run }), ...(options.limit === undefined ? {} : { limit: options.limit }) };
+  const query = {
+    status: 'open' as const,
+    ...(options.run === undefined ? {} : { run: options.run }),
+    ...(options.limit === undefined ? {} : { limit: options.limit }),
+  };
   const approvals = await client.listApprovals(query);
   if (context.json) {
     printJson({ approvals });
@@ -31,7 +35,8 @@ export async function pending(options: CommonOptions & { run?: string; limit?: n
 
 export async function show(id: string, options: CommonOptions): Promise<number> {
   const context = contextOf(options);
-  if (!id.startsWith('run_') && !id.startsWith('apr_')) throw new HoldpointError('usage', `"${id}" is neither a run (run_…) nor an approval request (apr_…)`, { hint: context.command('pending') });
+  if (!id.startsWith('run_') && !id.startsWith('apr_'))
+    throw new HoldpointError('usage', `"${id}" is neither a run (run_…) nor an approval request (apr_…)`, { hint: context.command('pending') });
   if (id.startsWith('run_')) {
     const run = await (await clientFor(context, 'operator')).getRun(id);
     if (context.json) printJson(run);
@@ -46,7 +51,8 @@ export async function show(id: string, options: CommonOptions): Promise<number> 
 
 export async function decide(outcome: 'approved' | 'denied', id: string, options: CommonOptions & { reason?: string }): Promise<number> {
   const context = contextOf(options);
-  if (!id.startsWith('apr_')) throw new HoldpointError('usage', `"${id}" is no approval request: their ids start with apr_`, { hint: context.command('pending') });
+  if (!id.startsWith('apr_'))
+    throw new HoldpointError('usage', `"${id}" is no approval request: their ids start with apr_`, { hint: context.command('pending') });
   const client = await clientFor(context, 'approver');
   const answer = await client.decide(id, { outcome, ...(options.reason === undefined ? {} : { reason: options.reason }) });
   if (context.json) {
@@ -54,7 +60,8 @@ export async function decide(outcome: 'approved' | 'denied', id: string, options
     return 0;
   }
   const by = `by ${visible(answer.decision.approver)}`;
-  if (answer.status === 'already_decided') print(`${answer.pending_id} was ${answer.decision.outcome} before, ${by}, ${relative(answer.decision.decided_at)}; nothing changed`);
+  if (answer.status === 'already_decided')
+    print(`${answer.pending_id} was ${answer.decision.outcome} before, ${by}, ${relative(answer.decision.decided_at)}; nothing changed`);
   else print(`${styled(outcome === 'approved' ? 'green' : 'red', outcome)}  ${answer.pending_id} ${by} (${answer.decision.decision_id})`);
   if (answer.status === 'quorum_pending') print(`${answer.missing} more ${answer.missing === 1 ? 'approval is' : 'approvals are'} needed`);
   tell(context.command(`show ${answer.run_id}`));

@@ -42,7 +42,14 @@ export async function launch(context: Context, options: StackCommandOptions, con
     for (const signal of STOP_SIGNALS) process.on(signal, heard);
   });
   try {
-    const settings = { paths: context.paths, temporalPort: options.temporalPort, webPort: options.webPort, apiPort: options.apiPort, configFile, env: process.env };
+    const settings = {
+      paths: context.paths,
+      temporalPort: options.temporalPort,
+      webPort: options.webPort,
+      apiPort: options.apiPort,
+      configFile,
+      env: process.env,
+    };
     const stack = await startStack(settings, progress.report, (stop) => (stopSoFar = stop));
     // The last part came up while a signal stops the first: the process ends when all are down.
     if (abandoned) await new Promise(() => {});
@@ -75,5 +82,6 @@ async function exists(file: string): Promise<boolean> {
 
 function refuseSamePorts(options: StackCommandOptions): void {
   const fixed = [options.temporalPort, options.webPort, options.apiPort].filter((port) => port !== 0);
-  if (new Set(fixed).size < fixed.length) throw new HoldpointError('usage', '--temporal-port, --web-port and --api-port must differ', { hint: 'port 0 picks a free one' });
+  if (new Set(fixed).size < fixed.length)
+    throw new HoldpointError('usage', '--temporal-port, --web-port and --api-port must differ', { hint: 'port 0 picks a free one' });
 }

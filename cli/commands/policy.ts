@@ -19,7 +19,8 @@ export async function check(file: string | undefined, options: CommonOptions & {
   const refused = options.strict === true && warnings.length > 0;
   if (context.json) printJson({ ok: !refused, file: path, policy_hash, warnings });
   else {
-    for (const warning of warnings) tell(`${styled(refused ? 'red' : 'yellow', refused ? 'error' : 'warning', process.stderr)}: ${visible(formatProblem(warning))}`);
+    for (const warning of warnings)
+      tell(`${styled(refused ? 'red' : 'yellow', refused ? 'error' : 'warning', process.stderr)}: ${visible(formatProblem(warning))}`);
     if (!refused) print(`${styled('green', 'ok')}  ${path}  ${policy_hash}`);
   }
   return refused ? ERROR_TABLE.invalid_config.exit : 0;

@@ -44,7 +44,10 @@ async function readText(file: string): Promise<string> {
   } catch (error) {
     if (isHoldpointError(error)) throw error;
     if (error instanceof TypeError) throw new HoldpointError('invalid_run', `${file} is not UTF-8 text`, { cause: error });
-    throw new HoldpointError('invalid_run', `${file} cannot be read: ${messageOf(error)}`, { cause: error, hint: 'give the path of a JSON or YAML run file, or - for stdin' });
+    throw new HoldpointError('invalid_run', `${file} cannot be read: ${messageOf(error)}`, {
+      cause: error,
+      hint: 'give the path of a JSON or YAML run file, or - for stdin',
+    });
   }
 }
 
@@ -71,7 +74,11 @@ async function follow(client: HoldpointClient, started: RunView, until: 'settled
       view = await client.getRun(view.run_id, { wait: waitSeconds(deadline), until: until === 'stopped' && !told ? 'settled' : until });
     } catch (error) {
       if (!isHoldpointError(error)) throw error;
-      throw new HoldpointError(error.code, `${error.message}; the run ${view.run_id} goes on without this command`, { cause: error, details: { ...error.details, run_id: view.run_id }, hint: context.command(`show ${view.run_id}`) });
+      throw new HoldpointError(error.code, `${error.message}; the run ${view.run_id} goes on without this command`, {
+        cause: error,
+        details: { ...error.details, run_id: view.run_id },
+        hint: context.command(`show ${view.run_id}`),
+      });
     }
   }
   return view;

@@ -26,7 +26,12 @@ export function demoDatabaseRun(): RunFile {
   return {
     ...who,
     goal: 'Raise a credit limit',
-    planner: { type: 'script', calls: [{ tool: 'db.write', args: { key: 'customer-7/credit-limit', value: { amount: 5000, currency: 'EUR' } }, reason: 'The limit is too low for the order.' }] },
+    planner: {
+      type: 'script',
+      calls: [
+        { tool: 'db.write', args: { key: 'customer-7/credit-limit', value: { amount: 5000, currency: 'EUR' } }, reason: 'The limit is too low for the order.' },
+      ],
+    },
     ttl_seconds: 5,
   };
 }

@@ -33,18 +33,21 @@ async function welcome(context: Context, addresses: StackAddresses, configFile: 
     ['policy', configFile === EMBEDDED_CONFIG ? 'the shipped one (--config FILE for your own)' : configFile],
     ['state', addresses.state_dir],
   ]);
-  if (configFile === EMBEDDED_CONFIG && (await exists('holdpoint.yaml'))) tell('\nholdpoint.yaml in this folder is not in use; start with --config holdpoint.yaml to use it.');
+  if (configFile === EMBEDDED_CONFIG && (await exists('holdpoint.yaml')))
+    tell('\nholdpoint.yaml in this folder is not in use; start with --config holdpoint.yaml to use it.');
   print(`
 Two identities were made for this machine, with keys of their own: ${LOCAL_IDENTITIES.operator} (run, cancel,
 kill) and ${LOCAL_IDENTITIES.approver} (approve, deny). ${styled('bold', 'Both are you')}: here nobody else checks your approvals.
 
 In another terminal:`);
-  printFields([
-    [context.command('run FILE'), 'start a run'],
-    [context.command('pending'), 'what waits for you'],
-    [context.command('demo'), 'the three scenarios on this stack'],
-    [context.command('audit verify'), 'check the audit trail'],
-  ].map(([name, value]) => [`  ${name}`, value] as const));
+  printFields(
+    [
+      [context.command('run FILE'), 'start a run'],
+      [context.command('pending'), 'what waits for you'],
+      [context.command('demo'), 'the three scenarios on this stack'],
+      [context.command('audit verify'), 'check the audit trail'],
+    ].map(([name, value]) => [`  ${name}`, value] as const),
+  );
 }
 
 /** A run whose mail waits, so that there is something to approve. */

@@ -44,7 +44,10 @@ export async function startChild(
 function readyLine(child: ChildProcess, command: string, logFile: string): Promise<Record<string, unknown>> {
   return new Promise((resolve, reject) => {
     let failure: ChildFailure | undefined;
-    const timer = setTimeout(() => reject(new HoldpointError('internal', `${command} was not ready within ${READY_WITHIN_MS / 1000} s`, { hint: `its log is ${logFile}` })), READY_WITHIN_MS);
+    const timer = setTimeout(
+      () => reject(new HoldpointError('internal', `${command} was not ready within ${READY_WITHIN_MS / 1000} s`, { hint: `its log is ${logFile}` })),
+      READY_WITHIN_MS,
+    );
     child.on('message', (message) => {
       if (isFailure(message)) failure = message;
     });
@@ -54,8 +57,21 @@ function readyLine(child: ChildProcess, command: string, logFile: string): Promi
     });
     child.once('exit', (code, signal) => {
       clearTimeout(timer);
-      if (failure === undefined) void tail(logFile).then((lines) => reject(new HoldpointError('internal', `${command} ended with ${signal ?? code ?? 'nothing'} before it was ready\n${lines}`, { hint: `its log is ${logFile}` })));
-      else reject(new HoldpointError(failure.code, failure.message, { ...(failure.hint === undefined ? {} : { hint: failure.hint }), ...(failure.details === undefined ? {} : { details: failure.details }) }));
+      if (failure === undefined)
+        void tail(logFile).then((lines) =>
+          reject(
+            new HoldpointError('internal', `${command} ended with ${signal ?? code ?? 'nothing'} before it was ready\n${lines}`, {
+              hint: `its log is ${logFile}`,
+            }),
+          ),
+        );
+      else
+        reject(
+          new HoldpointError(failure.code, failure.message, {
+            ...(failure.hint === undefined ? {} : { hint: failure.hint }),
+            ...(failure.details === undefined ? {} : { details: failure.details }),
+          }),
+        );
     });
     if (child.stdout === null) return;
     createInterface({ input: child.stdout }).on('line', (line) => {
@@ -76,7 +92,14 @@ function parse(line: string): Record<string, unknown> | undefined {
 }
 
 function isFailure(message: unknown): message is ChildFailure {
-  return typeof message === 'object' && message !== null && 'type' in message && message.type === 'holdpoint.failure' && 'code' in message && String(message.code) in ERROR_TABLE;
+  return (
+    typeof message === 'object' &&
+    message !== null &&
+    'type' in message &&
+    message.type === 'holdpoint.failure' &&
+    'code' in message &&
+    String(message.code) in ERROR_TABLE
+  );
 }
 
 /** Last lines of a log, those of JSON with their message alone. */

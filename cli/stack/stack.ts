@@ -13,9 +13,9 @@ import { claimPort } from './ports.ts';
 import { startPostgres } from './postgres.ts';
 import { isRunning, stopProcess } from './processes.ts';
 import { prepareState, readStackFile, writePrivate, type PartRecord, type StackFile, type StatePaths } from './state.ts';
-import { createSupervisor, type Supervisor } from './supervisor.ts';
+import { createSupervisor, type Part, type Supervisor } from './supervisor.ts';
 import { ensureTemporal, type Report } from './temporal-binary.ts';
-import { startTemporal } from './temporal.ts';
+import { startTemporalRetrying, type TemporalServer } from './temporal.ts';
 
 /** The configuration that comes with the product. */
 export const EMBEDDED_CONFIG = fileURLToPath(new URL('../embedded.yaml', import.meta.url));
@@ -54,7 +54,8 @@ export async function startStack(options: StackOptions, report: Report, onStop: 
   const stackFile: StackFile = { pid: process.pid, status: 'starting', parts: [], started_at: new Date().toISOString() };
   const supervisor = createSupervisor(report, (parts) => void record(parts));
   let writes: Promise<void> = Promise.resolve();
-  const write = (): Promise<void> => (writes = writes.then(() => writePrivate(options.paths.stackFile, `${JSON.stringify(stackFile, null, 2)}\n`)).catch(() => {}));
+  const write = (): Promise<void> =>
+    (writes = writes.then(() => writePrivate(options.paths.stackFile, `${JSON.stringify(stackFile, null, 2)}\n`)).catch(() => {}));
   const record = (parts: PartRecord[]): Promise<void> => {
     stackFile.parts = parts;
     return write();
@@ -106,21 +107,42 @@ async function startParts(options: StackOptions, supervisor: Supervisor, report:
     prepareDatabase(options, supervisor, report),
     ensureIdentities(paths),
   ]);
-  const parts: StackParts = { paths, adminUrl: database, passwords: await ensureRolePasswords(paths), configFile: options.configFile, apiPort, embeddedTemporal: temporal };
+  const parts: StackParts = {
+    paths,
+    adminUrl: database,
+    passwords: await ensureRolePasswords(paths),
+    configFile: options.configFile,
+    apiPort,
+    embeddedTemporal: temporal,
+  };
   const apiUrl = await startApplication(parts, env, supervisor, report);
   const address = temporal?.address ?? externalTemporal;
   if (address === undefined) throw new HoldpointError('internal', 'neither an own nor a given Temporal server');
-  return { temporal_address: address, temporal_web: temporal?.web ?? env.HOLDPOINT_TEMPORAL_WEB ?? null, api_url: apiUrl, database_url: database, state_dir: paths.root };
+  return {
+    temporal_address: address,
+    temporal_web: temporal?.web ?? env.HOLDPOINT_TEMPORAL_WEB ?? null,
+    api_url: apiUrl,
+    database_url: database,
+    state_dir: paths.root,
+  };
 }
 
 async function startOwnTemporal(options: StackOptions, supervisor: Supervisor, report: Report): Promise<{ address: string; web: string }> {
-  const port = await claimPort(options.temporalPort, 'the Temporal server', '--temporal-port');
-  const webPort = await claimPort(options.webPort, 'Temporal Web', '--web-port');
+  await claimPort(options.temporalPort, 'the Temporal server', '--temporal-port');
+  await claimPort(options.webPort, 'Temporal Web', '--web-port');
   const program = await ensureTemporal(report, options.env);
   report('starting the Temporal server');
-  const settings = { program, port, webPort, dbFile: options.paths.temporalDb, logFile: join(options.paths.logs, 'temporal.log') };
-  await supervisor.start({ name: 'Temporal', start: (onSpawn) => startTemporal(settings, onSpawn), signals: ['SIGTERM', 'SIGKILL'], graceMs: 8_000 });
-  return { address: `127.0.0.1:${port}`, web: `http://127.0.0.1:${webPort}` };
+  const wanted = { port: options.temporalPort, webPort: options.webPort };
+  let found: TemporalServer | undefined;
+  const settings = { program, dbFile: options.paths.temporalDb, logFile: join(options.paths.logs, 'temporal.log') };
+  const start: Part['start'] = async (onSpawn) => {
+    found = await startTemporalRetrying({ ...settings, ...wanted }, onSpawn);
+    // A restarted server has to be where its clients look for it.
+    Object.assign(wanted, { port: found.port, webPort: found.webPort });
+  };
+  await supervisor.start({ name: 'Temporal', start, signals: ['SIGTERM', 'SIGKILL'], graceMs: 8_000 });
+  if (found === undefined) throw new HoldpointError('internal', 'the Temporal server started without an address');
+  return found;
 }
 
 /** @returns the superuser's address of a migrated database */
@@ -165,7 +187,8 @@ async function startApplication(parts: StackParts, env: NodeJS.ProcessEnv, super
   let apiUrl = '';
   const part = (name: 'worker' | 'serve', childEnv: NodeJS.ProcessEnv, onReady: (said: Record<string, unknown>) => void) => ({
     name,
-    start: async (onSpawn: Parameters<typeof startChild>[2]) => onReady(await startChild(name, { env: childEnv, logFile: join(parts.paths.logs, `${name}.log`) }, onSpawn)),
+    start: async (onSpawn: Parameters<typeof startChild>[2]) =>
+      onReady(await startChild(name, { env: childEnv, logFile: join(parts.paths.logs, `${name}.log`) }, onSpawn)),
     signals: ['SIGTERM', 'SIGKILL'] as NodeJS.Signals[],
     graceMs: 10_000,
   });

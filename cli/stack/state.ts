@@ -45,8 +45,10 @@ export function statePaths(stateDir: string): StatePaths {
 /** Makes the directory and its folders, readable by the local user alone. */
 export async function prepareState(paths: StatePaths): Promise<void> {
   const before = await stat(paths.root).catch(() => undefined);
-  if (before !== undefined && !before.isDirectory()) throw new HoldpointError('usage', `the state directory ${paths.root} is a file`, { hint: 'choose another with --state-dir' });
-  for (const folder of [paths.root, paths.keys, paths.serveKeys, paths.checkpoints, paths.postgres, paths.logs]) await mkdir(folder, { recursive: true, mode: 0o700 });
+  if (before !== undefined && !before.isDirectory())
+    throw new HoldpointError('usage', `the state directory ${paths.root} is a file`, { hint: 'choose another with --state-dir' });
+  for (const folder of [paths.root, paths.keys, paths.serveKeys, paths.checkpoints, paths.postgres, paths.logs])
+    await mkdir(folder, { recursive: true, mode: 0o700 });
   for (const folder of [paths.keys, paths.serveKeys, paths.postgres]) await chmod(folder, 0o700);
 }
 

@@ -2,7 +2,9 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { openSync, closeSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
-import { HoldpointError, messageOf } from '../../core/errors.ts';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { HoldpointError, isHoldpointError, messageOf } from '../../core/errors.ts';
+import { freePorts } from './ports.ts';
 import { waitUntil } from './processes.ts';
 
 /** One history shard polls 20 times a second by default: 50 ms for each step. One task-queue partition: no burst stalls. */
@@ -19,6 +21,7 @@ const DYNAMIC_CONFIG = [
 export const SEARCH_ATTRIBUTES = ['HoldpointStatus', 'HoldpointAgent', 'HoldpointStopReason'] as const;
 
 const RETENTION_DAYS = 30;
+const ATTEMPTS = 4;
 
 export interface TemporalOptions {
   program: string;
@@ -34,6 +37,8 @@ export interface TemporalOptions {
 
 export interface TemporalServer {
   process: ChildProcess;
+  port: number;
+  webPort: number;
   address: string;
   web: string;
 }
@@ -46,14 +51,38 @@ export async function startTemporal(options: TemporalOptions, onSpawn: (process:
   try {
     await prepareNamespace(address, child);
   } catch (error) {
+    const ended = hasEnded(child);
     child.kill('SIGKILL');
-    const log = (await readFile(options.logFile, 'utf8').catch(() => '')).trim().split('\n').slice(-5).join('\n');
+    const log = lastWords(await readFile(options.logFile, 'utf8').catch(() => ''));
     throw new HoldpointError('temporal_unreachable', `the Temporal server did not start on ${address}: ${messageOf(error)}\n${log}`, {
       cause: error,
+      details: { ended },
       hint: `its log is ${options.logFile}`,
     });
   }
-  return { process: child, address, web: `http://127.0.0.1:${options.webPort}` };
+  return { process: child, port: options.port, webPort: options.webPort, address, web: `http://127.0.0.1:${options.webPort}` };
+}
+
+/**
+ * The same with port 0 = any free one. A free port can be taken before the server has it, and the server picks some of
+ * its own in the same way: an attempt that ends at once is repeated.
+ */
+export async function startTemporalRetrying(options: TemporalOptions, onSpawn?: (process: ChildProcess) => void): Promise<TemporalServer> {
+  for (let attempt = 1; ; attempt += 1) {
+    const [port = 0, webPort = 0] = await freePorts(2);
+    try {
+      return await startTemporal({ ...options, port: options.port || port, webPort: options.webPort || webPort }, onSpawn);
+    } catch (error) {
+      if (attempt >= ATTEMPTS || !(isHoldpointError(error) && error.details.ended === true)) throw error;
+      await sleep(200);
+    }
+  }
+}
+
+/** The end of a log without the frames of a stack trace. */
+function lastWords(log: string): string {
+  const lines = log.split('\n').filter((line) => line !== '' && !/^\s|^goroutine |^[\w./()*-]+\(.*\)$/.test(line));
+  return lines.slice(-3).join('\n');
 }
 
 function spawnServer(options: TemporalOptions): ChildProcess {
@@ -70,6 +99,10 @@ function spawnServer(options: TemporalOptions): ChildProcess {
   return child;
 }
 
+function hasEnded(child: ChildProcess): boolean {
+  return child.exitCode !== null || child.signalCode !== null || child.pid === undefined;
+}
+
 async function prepareNamespace(address: string, child: ChildProcess): Promise<void> {
   const { Connection } = await import('@temporalio/client');
   const connection = Connection.lazy({ address, connectTimeout: '2s' });
@@ -77,7 +110,7 @@ async function prepareNamespace(address: string, child: ChildProcess): Promise<v
   try {
     const ready = await waitUntil(
       async () => {
-        if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) throw new Error('the process ended at once');
+        if (hasEnded(child)) throw new Error('the process ended at once');
         try {
           await connection.withDeadline(Date.now() + 2_000, () => connection.workflowService.describeNamespace({ namespace: 'default' }));
           return true;

@@ -8,7 +8,9 @@ if (folder === undefined) {
   process.exit(2);
 }
 mkdirSync(folder, { recursive: true });
-for (const line of readFileSync(new URL('./runs.jsonl', import.meta.url), 'utf8').trimEnd().split('\n')) {
+for (const line of readFileSync(new URL('./runs.jsonl', import.meta.url), 'utf8')
+  .trimEnd()
+  .split('\n')) {
   const recorded = JSON.parse(line);
   const file = join(folder, `${recorded.id}.json`);
   writeFileSync(file, `${JSON.stringify(runFileOf(recorded), null, 2)}\n`);

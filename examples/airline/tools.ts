@@ -16,9 +16,18 @@ const prose = z.string().min(1).max(4_000);
 const personName = z.string().min(1).max(100);
 
 // An agent once copied the airports out of a search result, and the airline took them.
-const flights = z.array(z.strictObject({ flight_number: flightNumber, date, origin: airport.optional(), destination: airport.optional() })).min(1).max(20);
-const passengers = z.array(z.strictObject({ first_name: personName, last_name: personName, dob: date })).min(1).max(20);
-const payments = z.array(z.strictObject({ payment_id: paymentId, amount: dollars })).min(1).max(20);
+const flights = z
+  .array(z.strictObject({ flight_number: flightNumber, date, origin: airport.optional(), destination: airport.optional() }))
+  .min(1)
+  .max(20);
+const passengers = z
+  .array(z.strictObject({ first_name: personName, last_name: personName, dob: date }))
+  .min(1)
+  .max(20);
+const payments = z
+  .array(z.strictObject({ payment_id: paymentId, amount: dollars }))
+  .min(1)
+  .max(20);
 const route = z.strictObject({ origin: airport, destination: airport, date });
 
 const flightNames = (list: z.output<typeof flights>): string => list.map((flight) => `${flight.flight_number} on ${flight.date}`).join(', ');
@@ -50,7 +59,16 @@ export const getReservationDetails = read('get_reservation_details', z.strictObj
 export const listAllAirports = read('list_all_airports', z.strictObject({}));
 export const searchDirectFlight = read('search_direct_flight', route);
 export const searchOnestopFlight = read('search_onestop_flight', route);
-export const calculate = read('calculate', z.strictObject({ expression: z.string().min(1).max(1_000).regex(/^[0-9+\-*/(). ]+$/, 'digits and + - * / ( ) .') }));
+export const calculate = read(
+  'calculate',
+  z.strictObject({
+    expression: z
+      .string()
+      .min(1)
+      .max(1_000)
+      .regex(/^[0-9+\-*/(). ]+$/, 'digits and + - * / ( ) .'),
+  }),
+);
 export const think = read('think', z.strictObject({ thought: prose }));
 export const transferToHumanAgents = read('transfer_to_human_agents', z.strictObject({ summary: prose }));
 
@@ -69,10 +87,15 @@ export const bookReservation = write(
     nonfree_baggages: bags,
     insurance: z.enum(['yes', 'no']),
   }),
-  (args) => `Book ${args.origin} to ${args.destination}, ${args.cabin}, for ${passengerNames(args.passengers)}: ${flightNames(args.flights)}; ${total(args.payment_methods)} USD`,
+  (args) =>
+    `Book ${args.origin} to ${args.destination}, ${args.cabin}, for ${passengerNames(args.passengers)}: ${flightNames(args.flights)}; ${total(args.payment_methods)} USD`,
 );
 
-export const cancelReservation = write('cancel_reservation', z.strictObject({ reservation_id: reservationId }), (args) => `Cancel reservation ${args.reservation_id}`);
+export const cancelReservation = write(
+  'cancel_reservation',
+  z.strictObject({ reservation_id: reservationId }),
+  (args) => `Cancel reservation ${args.reservation_id}`,
+);
 
 export const updateReservationFlights = write(
   'update_reservation_flights',

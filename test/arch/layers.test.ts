@@ -26,7 +26,21 @@ const LAYERS: Record<Folder, Layer> = {
     values: ['client/index.ts', 'client/types.ts', 'core/'],
     files: { 'client/temporal.ts': { values: ['@temporalio/client', '@temporalio/common', '@temporalio/envconfig'] } },
   },
-  worker: { values: ['worker/', 'workflows/', 'activities/', 'adapters/', 'core/', 'node:', 'zod', 'pino', '@temporalio/worker', '@temporalio/common', '@temporalio/envconfig'] },
+  worker: {
+    values: [
+      'worker/',
+      'workflows/',
+      'activities/',
+      'adapters/',
+      'core/',
+      'node:',
+      'zod',
+      'pino',
+      '@temporalio/worker',
+      '@temporalio/common',
+      '@temporalio/envconfig',
+    ],
+  },
   server: {
     values: ['server/', 'adapters/', 'core/', 'client/temporal.ts', 'node:', 'zod', 'pino', 'hono', '@hono/node-server', 'pg'],
     types: ['activities/ports.ts', 'client/types.ts'],
@@ -75,7 +89,9 @@ describe.each(FOLDERS)('%s/', (folder) => {
 });
 
 const usersOf = (file: string): string[] =>
-  allSources().filter(({ imports }) => imports.some(({ target, typeOnly }) => target === file && !typeOnly)).map(({ path }) => path);
+  allSources()
+    .filter(({ imports }) => imports.some(({ target, typeOnly }) => target === file && !typeOnly))
+    .map(({ path }) => path);
 
 test('only the decision service reaches the private keys', () => {
   const users = usersOf('adapters/keys.ts');
@@ -90,7 +106,9 @@ test('only the server starts and signals runs', () => {
 });
 
 test('the product imports no test, example, benchmark or script', () => {
-  const outside = allSources().flatMap(({ path, imports }) => imports.filter(({ target }) => /^(test|examples|bench|scripts|\.\.)\//.test(target)).map(({ target }) => `${path} imports ${target}`));
+  const outside = allSources().flatMap(({ path, imports }) =>
+    imports.filter(({ target }) => /^(test|examples|bench|scripts|\.\.)\//.test(target)).map(({ target }) => `${path} imports ${target}`),
+  );
   expect(outside).toEqual([]);
 });
 
@@ -111,8 +129,16 @@ describe('the test of the layers', () => {
       "/* import { no } from 'comment'; */",
     ].join('\n');
     const expected = [
-      ['cli/a.ts', false], ['core/b.ts', true], ['node:fs', false], ['e', false], ['g', false], ['cli/h.ts', false],
-      ['cli/i.ts', false], ['cli/j.ts', true], ['side-effect', false], ['worker/main.ts', false],
+      ['cli/a.ts', false],
+      ['core/b.ts', true],
+      ['node:fs', false],
+      ['e', false],
+      ['g', false],
+      ['cli/h.ts', false],
+      ['cli/i.ts', false],
+      ['cli/j.ts', true],
+      ['side-effect', false],
+      ['worker/main.ts', false],
     ];
     expect(importsOf(text, 'cli/x.ts').map(({ target, typeOnly }) => [target, typeOnly])).toEqual(expected);
   });

@@ -26,7 +26,7 @@ const FILES: Record<string, { text: string; finds: string[] }> = {
   'adapters/server.ts': { text: use('../server/app.ts'), finds: ['no-restricted-imports'] },
   'adapters/good.ts': { text: use('pg') + useType('../activities/ports.ts'), finds: [] },
   'client/index.ts': { text: use('node:http'), finds: ['no-restricted-imports'] },
-  'client/temporal.ts': { text: use('@temporalio/client'), finds: [] },
+  'client/temporal.ts': { text: use('@temporalio/client') + useType('@temporalio/common/lib/time.js'), finds: [] },
   'worker/keys.ts': { text: use('../adapters/keys.ts'), finds: ['no-restricted-imports'] },
   'worker/server.ts': { text: use('../server/app.ts'), finds: ['no-restricted-imports'] },
   'worker/good.ts': { text: use('../activities/index.ts'), finds: [] },
@@ -41,7 +41,10 @@ const FILES: Record<string, { text: string; finds: string[] }> = {
   'core/file.ts': { text: `export const x = [\n${'  1,\n'.repeat(349)}];\n`, finds: ['max-lines'] },
   'core/function.ts': { text: `export function f(x: number): number {\n${'  x += 1;\n'.repeat(61)}  return x;\n}\n`, finds: ['max-lines-per-function'] },
   'core/floating.ts': { text: 'export async function f(): Promise<void> {}\nexport function g(): void {\n  f();\n}\n', finds: ['no-floating-promises'] },
-  'core/misused.ts': { text: 'export async function f(): Promise<boolean> {\n  return true;\n}\nexport const g = (): number => {\n  if (f()) return 1;\n  return 2;\n};\n', finds: ['no-misused-promises'] },
+  'core/misused.ts': {
+    text: 'export async function f(): Promise<boolean> {\n  return true;\n}\nexport const g = (): number => {\n  if (f()) return 1;\n  return 2;\n};\n',
+    finds: ['no-misused-promises'],
+  },
 };
 
 const folders: { remove: () => Promise<void> }[] = [];
@@ -52,12 +55,22 @@ beforeAll(async () => {
   folders.push(folder);
   copyFileSync(join(ROOT, '.oxlintrc.json'), join(folder.path, '.oxlintrc.json'));
   symlinkSync(join(ROOT, 'node_modules'), join(folder.path, 'node_modules'));
-  writeFileSync(join(folder.path, 'tsconfig.json'), JSON.stringify({ compilerOptions: { strict: true, target: 'es2023', module: 'nodenext', allowImportingTsExtensions: true, noEmit: true }, include: ['*/**/*.ts'], exclude: ['node_modules'] }));
+  writeFileSync(
+    join(folder.path, 'tsconfig.json'),
+    JSON.stringify({
+      compilerOptions: { strict: true, target: 'es2023', module: 'nodenext', allowImportingTsExtensions: true, noEmit: true },
+      include: ['*/**/*.ts'],
+      exclude: ['node_modules'],
+    }),
+  );
   for (const [path, { text }] of Object.entries(FILES)) {
     mkdirSync(join(folder.path, dirname(path)), { recursive: true });
     writeFileSync(join(folder.path, path), text);
   }
-  const { stdout, stderr } = spawnSync(process.execPath, [join(ROOT, 'node_modules/oxlint/bin/oxlint'), '--format=json', '.'], { cwd: folder.path, encoding: 'utf8' });
+  const { stdout, stderr } = spawnSync(process.execPath, [join(ROOT, 'node_modules/oxlint/bin/oxlint'), '--format=json', '.'], {
+    cwd: folder.path,
+    encoding: 'utf8',
+  });
   const report = parse(stdout, stderr);
   for (const { filename, code } of report) {
     const rule = /\(([^)]+)\)/.exec(code)?.[1] ?? code;
@@ -84,5 +97,15 @@ test.each(Object.entries(FILES))('in %s the linter finds what it must', (path, {
 test('npm run check runs the compiler, the linter and the formatter', () => {
   const { scripts } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { scripts: Record<string, string> };
   const steps = scripts['check']?.split(' && ') ?? [];
-  expect(steps).toEqual(expect.arrayContaining([expect.stringMatching(/^tsc --noEmit/), expect.stringMatching(/^oxlint/), expect.stringMatching(/^biome check/)]));
+  expect(steps).toEqual(
+    expect.arrayContaining([expect.stringMatching(/^tsc --noEmit/), expect.stringMatching(/^oxlint/), expect.stringMatching(/^biome check/)]),
+  );
+});
+
+test('no override loosens a rule for the product, but for the command line, which prints', () => {
+  const { overrides } = JSON.parse(readFileSync(join(ROOT, '.oxlintrc.json'), 'utf8')) as { overrides: { files: string[]; rules: Record<string, unknown> }[] };
+  const off = overrides.flatMap(({ files, rules }) =>
+    Object.entries(rules).flatMap(([rule, level]) => (level === 'off' ? files.map((file) => `${rule} ${file}`) : [])),
+  );
+  expect(off.filter((entry) => !/ (test|examples|bench|scripts)\/\*\*$/.test(entry))).toEqual(['no-console cli/**']);
 });

@@ -10,7 +10,8 @@ const sources = allSources();
 /** Functions as the formatter leaves them: they begin on a line that ends in `{` and end at the same depth of indentation. */
 function functionsOf(text: string): { line: number; length: number }[] {
   const lines = text.split('\n');
-  const begins = /^(\s*)(?:export\s+)?(?:default\s+)?(?:async\s+)?(?:function\b.*|(?:const|let)\s+\w+\s*=\s*(?:async\s*)?\(.*=>\s*|(?:async\s+)?\w+\(.*\)(?::\s*[^=]+)?\s*)\{$/;
+  const begins =
+    /^(\s*)(?:export\s+)?(?:default\s+)?(?:async\s+)?(?:function\b.*|(?:const|let)\s+\w+\s*=\s*(?:async\s*)?\(.*=>\s*|(?:async\s+)?\w+\(.*\)(?::\s*[^=]+)?\s*)\{$/;
   return lines.flatMap((line, index) => {
     const match = begins.exec(line);
     if (!match || /^\s*(if|for|while|switch|catch)\b/.test(line)) return [];

@@ -29,7 +29,16 @@ describe('text from agents in a terminal', () => {
 test('a table is aligned, also with wide characters and hidden ones made visible', () => {
   const lines: string[] = [];
   vi.spyOn(process.stdout, 'write').mockImplementation((text) => lines.push(String(text)) > 0);
-  printTable([{ a: '東京', b: 'x' }, { a: 'ab\u202E', b: 'y' }], [{ title: 'A', value: (row) => row.a }, { title: 'B', value: (row) => row.b }]);
+  printTable(
+    [
+      { a: '東京', b: 'x' },
+      { a: 'ab\u202E', b: 'y' },
+    ],
+    [
+      { title: 'A', value: (row) => row.a },
+      { title: 'B', value: (row) => row.b },
+    ],
+  );
   expect(lines).toEqual(['A           B\n', '東京        x\n', 'ab<U+202E>  y\n']);
 });
 
@@ -56,8 +65,17 @@ test('times are told by their two largest units', () => {
 
 test('every stop reason has its exit code', () => {
   expect(Object.fromEntries(STOP_REASONS.map((reason) => [reason, exitCodeOf(reason)]))).toEqual({
-    completed: 0, approval_denied: 3, approval_timeout: 6, policy_denied: 3, budget_exceeded: 8, kill_switch: 8, cancelled: 9,
-    approval_expired_unused: 6, outcome_unknown: 1, tool_failed: 1, planner_failed: 1,
+    completed: 0,
+    approval_denied: 3,
+    approval_timeout: 6,
+    policy_denied: 3,
+    budget_exceeded: 8,
+    kill_switch: 8,
+    cancelled: 9,
+    approval_expired_unused: 6,
+    outcome_unknown: 1,
+    tool_failed: 1,
+    planner_failed: 1,
   });
   expect(exitCodeOf('approval_required')).toBe(0);
 });

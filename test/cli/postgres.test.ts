@@ -60,7 +60,10 @@ test('the server asks for a password, listens on loopback alone and has no socke
   const url = new URL(server.adminUrl);
   url.password = 'guess';
   await expect(ask(url.href, 'SELECT 1')).rejects.toThrow(/password authentication failed/);
-  expect(await ask(server.adminUrl, `SELECT current_setting('listen_addresses') AS a, current_setting('unix_socket_directories') AS s`)).toEqual({ a: '127.0.0.1', s: '' });
+  expect(await ask(server.adminUrl, `SELECT current_setting('listen_addresses') AS a, current_setting('unix_socket_directories') AS s`)).toEqual({
+    a: '127.0.0.1',
+    s: '',
+  });
   expect((await stat(join(folder.path, 'pg', 'password'))).mode & 0o777).toBe(0o600);
   expect((await stat(server.home)).mode & 0o077).toBe(0);
 });

@@ -12,7 +12,14 @@ import { holdpointJson, removeState, startUp, stopUp, type Up } from './cli.ts';
 
 const EXAMPLE = join(import.meta.dirname, '../../examples/airline');
 const CONFIG = join(EXAMPLE, 'holdpoint.yaml');
-const WRITES = ['book_reservation', 'cancel_reservation', 'update_reservation_flights', 'update_reservation_baggages', 'update_reservation_passengers', 'send_certificate'];
+const WRITES = [
+  'book_reservation',
+  'cancel_reservation',
+  'update_reservation_flights',
+  'update_reservation_baggages',
+  'update_reservation_passengers',
+  'send_certificate',
+];
 
 interface Recorded {
   id: string;
@@ -38,7 +45,10 @@ const isWrite = ({ tool }: { tool: string | null }): boolean => WRITES.includes(
 const placed = (recorded: Recorded) => recorded.calls.map((call, index) => ({ ...call, call_id: `${index + 1}.1` }));
 
 async function lines<T>(file: string): Promise<T[]> {
-  return (await readFile(file, 'utf8')).trimEnd().split('\n').map((line) => JSON.parse(line) as T);
+  return (await readFile(file, 'utf8'))
+    .trimEnd()
+    .split('\n')
+    .map((line) => JSON.parse(line) as T);
 }
 const recordings = await lines<Recorded>(join(EXAMPLE, 'runs.jsonl'));
 
@@ -133,13 +143,19 @@ describe('ten recorded runs, every write approved by a person', () => {
   test('a read is never asked about and every write is asked about exactly once, in call order', () => {
     for (const { recorded, events } of replays) {
       const asked = events.filter(({ outcome }) => outcome === 'approval_required').map(({ tool, call_id }) => ({ tool, call_id }));
-      expect(asked, recorded.id).toEqual(placed(recorded).filter(isWrite).map(({ tool, call_id }) => ({ tool, call_id })));
+      expect(asked, recorded.id).toEqual(
+        placed(recorded)
+          .filter(isWrite)
+          .map(({ tool, call_id }) => ({ tool, call_id })),
+      );
     }
   });
 
   test('every call was allowed with the result ok, the writes after their own approval', () => {
     for (const { recorded, events } of replays) {
-      const allowed = events.filter(({ outcome }) => outcome === 'allow').map(({ tool, call_id, result, approver: by }) => ({ tool, call_id, result, approved: by !== null }));
+      const allowed = events
+        .filter(({ outcome }) => outcome === 'allow')
+        .map(({ tool, call_id, result, approver: by }) => ({ tool, call_id, result, approved: by !== null }));
       expect(allowed, recorded.id).toEqual(placed(recorded).map((call) => ({ tool: call.tool, call_id: call.call_id, result: 'ok', approved: isWrite(call) })));
     }
     const granted = replays.flatMap(({ events }) => events.filter(({ outcome }) => outcome === 'approval_granted').map(({ pending_id }) => pending_id));
@@ -151,7 +167,11 @@ describe('ten recorded runs, every write approved by a person', () => {
     const effects = await lines<Effect>(join(stateDir, 'effects.jsonl'));
     for (const { recorded, run } of replays) {
       const own = effects.filter(({ run_id }) => run_id === run.run_id).map(({ tool, args, call_id }) => ({ tool, args, call_id }));
-      expect(own, recorded.id).toEqual(placed(recorded).filter(isWrite).map(({ tool, args, call_id }) => ({ tool, args, call_id })));
+      expect(own, recorded.id).toEqual(
+        placed(recorded)
+          .filter(isWrite)
+          .map(({ tool, args, call_id }) => ({ tool, args, call_id })),
+      );
     }
     expect(effects).toHaveLength(recordings.flatMap(({ calls }) => calls.filter(isWrite)).length);
     expect(new Set(effects.map(({ idempotency_key }) => idempotency_key)).size).toBe(effects.length);

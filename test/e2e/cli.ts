@@ -5,6 +5,7 @@ import { existsSync } from 'node:fs';
 import { readFile, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { isRunning, stopProcess } from '../../cli/stack/processes.ts';
 import type { StackFile } from '../../cli/stack/state.ts';
@@ -50,7 +51,10 @@ export async function holdpoint(args: string[], options: CallOptions = {}): Prom
 }
 
 /** Runs `holdpoint … --json` and parses its one document. */
-export async function holdpointJson<T = Record<string, unknown>>(args: string[], options: CallOptions = {}): Promise<{ code: number | null; data: T; stderr: string }> {
+export async function holdpointJson<T = Record<string, unknown>>(
+  args: string[],
+  options: CallOptions = {},
+): Promise<{ code: number | null; data: T; stderr: string }> {
   const { code, stdout, stderr } = await holdpoint([...args, '--json'], options);
   if (stdout === '') throw new Error(`no output, exit code ${code}: ${stderr}`);
   return { code, data: JSON.parse(stdout) as T, stderr };
@@ -80,6 +84,26 @@ export async function startUp(stateDir: string, extra: string[] = [], options: C
   return { child, addresses: JSON.parse(line) as Up['addresses'], stdout: () => stdout, stderr: () => stderr, seconds: (performance.now() - began) / 1000 };
 }
 
+/** Starts `up`, interrupts it after a while, and says which of its processes are still there when it has ended. */
+export async function interruptedUp(stateDir: string, afterMs: number): Promise<{ running: string[] }> {
+  const child = start(['up', '--json', '--temporal-port', '0', '--web-port', '0', '--api-port', '0'], { stateDir });
+  const closed = once(child, 'close');
+  const seen = new Map<number, { name: string; pid: number; started: string }>();
+  const watch = setInterval(
+    () =>
+      void stackFile(stateDir).then(
+        (file) => file.parts.forEach((part) => seen.set(part.pid, part)),
+        () => {},
+      ),
+    20,
+  );
+  await sleep(afterMs);
+  child.kill('SIGTERM');
+  await closed;
+  clearInterval(watch);
+  return { running: [...seen.values()].filter(isRunning).map((part) => part.name) };
+}
+
 /** Ctrl-C. @returns the exit code of `up` */
 export async function stopUp(up: Up): Promise<number | null> {
   if (up.child.exitCode !== null || up.child.signalCode !== null) return up.child.exitCode;
@@ -102,7 +126,10 @@ export async function killEverything(up: Up, stateDir: string): Promise<void> {
 
 export async function effects(stateDir: string): Promise<{ tool: string; run_id: string; idempotency_key: string }[]> {
   const text = await readFile(join(stateDir, 'effects.jsonl'), 'utf8').catch(() => '');
-  return text.split('\n').filter((line) => line !== '').map((line) => JSON.parse(line) as { tool: string; run_id: string; idempotency_key: string });
+  return text
+    .split('\n')
+    .filter((line) => line !== '')
+    .map((line) => JSON.parse(line) as { tool: string; run_id: string; idempotency_key: string });
 }
 
 /** Removes a state directory, and as root the database that lies elsewhere. */

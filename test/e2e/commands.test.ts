@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { ApprovalView, AuditPage, AuditReport, DecisionAnswer, RunView } from '../../client/types.ts';
-import { temporaryFolder } from '../support/index.ts';
+import { eventually, temporaryFolder } from '../support/index.ts';
 import { effects, emailRun, holdpoint, holdpointJson, removeState, script, stackFile, startUp, stopUp, type Up } from './cli.ts';
 
 let folder: Awaited<ReturnType<typeof temporaryFolder>>;
@@ -75,7 +75,8 @@ describe('up', () => {
   });
 
   test('keys and addresses are readable by the local user alone', async () => {
-    for (const file of ['stack.json', 'identities.json', 'keys/operator.key', 'keys/approver.key']) expect((await stat(join(stateDir, file))).mode & 0o077).toBe(0);
+    for (const file of ['stack.json', 'identities.json', 'keys/operator.key', 'keys/approver.key'])
+      expect((await stat(join(stateDir, file))).mode & 0o077).toBe(0);
     expect((await stat(stateDir)).mode & 0o077).toBe(0);
   });
 
@@ -100,22 +101,39 @@ describe('a run', () => {
     expect(shown.stdout).toContain('ada@example.com');
     const approved = await json<DecisionAnswer>(['approve', run.pending_id!, '--reason', 'fine']);
     expect(approved).toMatchObject({ code: 0, data: { status: 'accepted', decision: { approver: 'local-approver', outcome: 'approved' } } });
-    const ended = await json<RunView>(['show', run.run_id]);
-    expect(ended.code).toBe(0);
+    await eventually(async () => ((await json<RunView>(['show', run.run_id])).data.stop_reason === 'completed' ? true : undefined), 'the run ends');
     const again = await json<DecisionAnswer>(['approve', run.pending_id!]);
     expect(again).toMatchObject({ code: 0, data: { status: 'already_decided' } });
     expect((await text(['deny', run.pending_id!])).code).toBe(1);
     const { data } = await json<AuditPage>(['audit', 'list', '--run', run.run_id]);
-    expect(data.events.map((event) => event.outcome)).toEqual(['run_started', 'approval_required', 'approval_granted', 'execution_started', 'allow', 'run_stopped']);
+    expect(data.events.map((event) => event.outcome)).toEqual([
+      'run_started',
+      'approval_required',
+      'approval_granted',
+      'execution_started',
+      'allow',
+      'run_stopped',
+    ]);
     expect((await effects(stateDir)).filter((effect) => effect.run_id === run.run_id)).toHaveLength(1);
   });
 
   test('that is denied ends with 3', async () => {
     const waiting = await waitingMail();
     expect((await json(['deny', waiting.pending_id!, '--reason', 'no'])).code).toBe(0);
-    const { data } = await json<RunView>(['show', waiting.run_id]);
-    expect(data.stop_reason).toBe('approval_denied');
+    await eventually(async () => ((await json<RunView>(['show', waiting.run_id])).data.stop_reason === 'approval_denied' ? true : undefined), 'the run ends');
     expect((await effects(stateDir)).filter((effect) => effect.run_id === waiting.run_id)).toEqual([]);
+  });
+
+  test('that writes to the database and is approved leaves one row, which a read finds without asking', async () => {
+    const { data: waiting } = await json<RunView>(['run', '-'], script('db.write', { key: 'e2e/found', value: { n: 1 } }));
+    expect((await text(['approve', waiting.pending_id!])).code).toBe(0);
+    const ended = await eventually(async () => {
+      const { data } = await json<RunView>(['show', waiting.run_id]);
+      return data.status === 'stopped' ? data : undefined;
+    }, 'the write ends');
+    expect(ended.stop_reason).toBe('completed');
+    const read = await json<RunView>(['run', '-', '--wait'], script('search.read', { query: 'e2e/found' }));
+    expect(read).toMatchObject({ code: 0, data: { stop_reason: 'completed', calls: [{ status: 'executed', result: 'ok' }] } });
   });
 
   test('that nobody answers ends with 6 after its TTL', async () => {
@@ -177,7 +195,15 @@ describe('bad input', () => {
     expect((await text(['approve', `apr_${'a'.repeat(26)}`])).code).toBe(5);
   });
 
-  test.each([[['show', 'x']], [['frobnicate']], [['run']], [['pending', '--nope']], [['kill', 'maybe']], [['up', '--api-port', '99999']], [['audit', 'list', '--since', 'yesterday']]])('holdpoint %j is a usage error', async (args) => {
+  test.each([
+    [['show', 'x']],
+    [['frobnicate']],
+    [['run']],
+    [['pending', '--nope']],
+    [['kill', 'maybe']],
+    [['up', '--api-port', '99999']],
+    [['audit', 'list', '--since', 'yesterday']],
+  ])('holdpoint %j is a usage error', async (args) => {
     const answer = await text(args);
     expect(answer.code).toBe(2);
     expect(answer.stderr).not.toBe('');
@@ -223,14 +249,19 @@ describe('the other commands', () => {
   test('demo on the running stack ends as it must, with one mail and no database write of its own', async () => {
     const before = (await effects(stateDir)).length;
     const { code, data } = await json<{ ok: boolean; scenarios: { stop_reason: string }[] }>(['demo']);
-    expect({ code, ok: data.ok, reasons: data.scenarios.map((scenario) => scenario.stop_reason) }).toEqual({ code: 0, ok: true, reasons: ['completed', 'approval_timeout', 'policy_denied'] });
+    expect({ code, ok: data.ok, reasons: data.scenarios.map((scenario) => scenario.stop_reason) }).toEqual({
+      code: 0,
+      ok: true,
+      reasons: ['completed', 'approval_timeout', 'policy_denied'],
+    });
     expect((await effects(stateDir)).slice(before).map((effect) => effect.tool)).toEqual(['email.send']);
   });
 
   test('doctor finds everything in place', async () => {
-    const { code, data } = await json<{ ok: boolean; checks: { status: string }[] }>(['doctor']);
+    const { code, data } = await json<{ ok: boolean; checks: { part: string; status: string }[] }>(['doctor']);
     expect(code).toBe(0);
-    expect(data.checks.filter((check) => check.status !== 'ok')).toEqual([]);
+    expect(data.checks.filter((check) => check.status !== 'ok' && check.part !== 'old database')).toEqual([]);
+    expect(data.checks.map((check) => check.part)).toEqual(expect.arrayContaining(['API', 'search attributes', 'PostgreSQL']));
   });
 
   test('policy check accepts the shipped file and points at the mistake in another', async () => {
@@ -245,7 +276,8 @@ describe('the other commands', () => {
   test('--help and --version answer with 0 on stdout', async () => {
     const help = await holdpoint(['--help']);
     expect(help.code).toBe(0);
-    for (const name of ['up', 'demo', 'run', 'pending', 'show', 'approve', 'deny', 'cancel', 'kill', 'audit', 'policy', 'worker', 'serve', 'doctor']) expect(help.stdout).toMatch(new RegExp(`^  ${name}\\b`, 'm'));
+    for (const name of ['up', 'demo', 'run', 'pending', 'show', 'approve', 'deny', 'cancel', 'kill', 'audit', 'policy', 'worker', 'serve', 'doctor'])
+      expect(help.stdout).toMatch(new RegExp(`^  ${name}\\b`, 'm'));
     expect((await holdpoint(['--version'])).stdout).toMatch(/^\d+\.\d+\.\d+\n$/);
   });
 });

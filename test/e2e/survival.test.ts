@@ -3,7 +3,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { isRunning } from '../../cli/stack/processes.ts';
 import type { RunView } from '../../client/types.ts';
 import { eventually, temporaryFolder } from '../support/index.ts';
-import { effects, emailRun, holdpoint, holdpointJson, killEverything, removeState, stackFile, startUp, stopUp, type Up } from './cli.ts';
+import { effects, emailRun, holdpoint, holdpointJson, interruptedUp, killEverything, removeState, stackFile, startUp, stopUp, type Up } from './cli.ts';
 
 let folder: Awaited<ReturnType<typeof temporaryFolder>>;
 let stateDir: string;
@@ -81,4 +81,13 @@ test('demo without a running stack starts its own, passes, and leaves no process
   expect(answer.code, answer.stderr + answer.stdout).toBe(0);
   expect((await effects(stateDir)).map((effect) => effect.tool)).toEqual(['email.send']);
   await expect(stackFile(stateDir)).rejects.toThrow();
+}, 120_000);
+
+test('a signal while it still starts ends up and leaves no process and no half-made state', async () => {
+  for (const afterMs of [100, 700, 1_500, 3_000]) {
+    const answer = await interruptedUp(stateDir, afterMs);
+    expect(answer.running).toEqual([]);
+  }
+  await start();
+  expect((await waitingMail()).pending_id).toMatch(/^apr_/);
 }, 120_000);

@@ -19,7 +19,13 @@ beforeAll(async () => {
   folder = await temporaryFolder();
   const [port = 0, webPort = 0] = await freePorts(2);
   startServer = async () => {
-    server = await startTemporal({ program: inject('temporalProgram'), port, webPort, dbFile: join(folder.path, 'temporal.db'), logFile: join(folder.path, 'temporal.log') });
+    server = await startTemporal({
+      program: inject('temporalProgram'),
+      port,
+      webPort,
+      dbFile: join(folder.path, 'temporal.db'),
+      logFile: join(folder.path, 'temporal.log'),
+    });
   };
   await startServer();
   parts = await Parts.start({ config, temporalAddress: server.address });
@@ -86,6 +92,10 @@ test('the clock of this test is a real one: a skewed process really sees another
   const { execFile } = await import('node:child_process');
   const { promisify } = await import('node:util');
   const env = { ...process.env, HOLDPOINT_TEST_SKEW_MS: '300000' };
-  const { stdout } = await promisify(execFile)(process.execPath, ['--import', fileURLToPath(new URL('./skew.mjs', import.meta.url)), '-e', 'console.log(Date.now())'], { env });
+  const { stdout } = await promisify(execFile)(
+    process.execPath,
+    ['--import', fileURLToPath(new URL('./skew.mjs', import.meta.url)), '-e', 'console.log(Date.now())'],
+    { env },
+  );
   expect(Number(stdout) - Date.now()).toBeGreaterThan(290_000);
 });

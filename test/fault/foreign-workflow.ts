@@ -4,6 +4,8 @@ import type { AgentActivities, CallInput } from '../../core/run-contract.ts';
 
 export async function foreign(taskQueue: string, input: CallInput): Promise<unknown> {
   const gateway = proxyActivities<AgentActivities>({ taskQueue, startToCloseTimeout: '20s', retry: { maximumAttempts: 1 } });
-  await gateway.openRun({ first_execution_id: input.first_execution_id, input: { agent: 'support', requester: 'x', planner: { type: 'script', calls: [] } } }).catch(() => undefined);
+  await gateway
+    .openRun({ first_execution_id: input.first_execution_id, input: { agent: 'support', requester: 'x', planner: { type: 'script', calls: [] } } })
+    .catch(() => undefined);
   return gateway.callTool(input);
 }

@@ -15,7 +15,9 @@ export async function foreignCall(parts: Parts, workflowId: string, input: CallI
   const worker = await Worker.create({ connection, taskQueue, workflowBundle: await bundle });
   try {
     const client = await parts.temporal();
-    return await worker.runUntil(client.workflow.execute('foreign', { workflowId, taskQueue, args: [parts.taskQueue, input], workflowIdReusePolicy: 'ALLOW_DUPLICATE' }));
+    return await worker.runUntil(
+      client.workflow.execute('foreign', { workflowId, taskQueue, args: [parts.taskQueue, input], workflowIdReusePolicy: 'ALLOW_DUPLICATE' }),
+    );
   } catch (error) {
     return { failed: String(error) };
   } finally {

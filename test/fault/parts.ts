@@ -170,21 +170,30 @@ export class Parts {
   }
 
   async stopped(runId: string, timeoutMs = 45_000): Promise<RunView> {
-    return eventually(async () => {
-      const view = await this.as('operator').getRun(runId);
-      return view.status === 'stopped' ? view : undefined;
-    }, `run ${runId} stops`, timeoutMs);
+    return eventually(
+      async () => {
+        const view = await this.as('operator').getRun(runId);
+        return view.status === 'stopped' ? view : undefined;
+      },
+      `run ${runId} stops`,
+      timeoutMs,
+    );
   }
 
   async effects(runId?: string): Promise<Effect[]> {
     const text = await readFile(join(this.folder, 'effects.jsonl'), 'utf8').catch(() => '');
-    const all = text.split('\n').filter(Boolean).map((line) => JSON.parse(line) as Effect);
+    const all = text
+      .split('\n')
+      .filter(Boolean)
+      .map((line) => JSON.parse(line) as Effect);
     return runId === undefined ? all : all.filter((effect) => effect.run_id === runId);
   }
 
   /** Outcomes of a run's audit events in order, refusals with their reason. */
   async events(runId: string): Promise<string[]> {
-    const { rows } = await this.admin.query<{ outcome: string; reason: string }>('SELECT outcome, reason FROM audit_events WHERE run_id = $1 ORDER BY seq', [runId]);
+    const { rows } = await this.admin.query<{ outcome: string; reason: string }>('SELECT outcome, reason FROM audit_events WHERE run_id = $1 ORDER BY seq', [
+      runId,
+    ]);
     return rows.map(({ outcome, reason }) => (outcome === 'deny' || outcome === 'decision_rejected' ? `${outcome}:${reason}` : outcome));
   }
 

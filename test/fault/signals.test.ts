@@ -15,14 +15,29 @@ afterAll(() => parts.close());
 
 /** Temporal's own command line, as anybody with access to the namespace has it. */
 async function signal(runId: string, name: string, ...input: string[]): Promise<void> {
-  await exec(inject('temporalProgram'), ['workflow', 'signal', '--address', parts.temporalAddress, '--workflow-id', runId, '--name', name, ...input], { env: { PATH: process.env.PATH ?? '', HOME: '/nonexistent' } });
+  await exec(inject('temporalProgram'), ['workflow', 'signal', '--address', parts.temporalAddress, '--workflow-id', runId, '--name', name, ...input], {
+    env: { PATH: process.env.PATH ?? '', HOME: '/nonexistent' },
+  });
 }
 const json = (value: unknown): string[] => ['--input', JSON.stringify(value)];
+
+/** The command line refuses to send what is no JSON; the wire does not. */
+async function rawSignal(runId: string, name: string, data: string): Promise<void> {
+  const client = await parts.temporal();
+  const payload = { metadata: { encoding: Buffer.from('json/plain') }, data: Buffer.from(data) };
+  await client.workflowService.signalWorkflowExecution({
+    namespace: 'default',
+    workflowExecution: { workflowId: runId },
+    signalName: name,
+    input: { payloads: [payload] },
+  });
+}
 
 async function foreignToken(pendingId: string, header: Record<string, unknown>): Promise<string> {
   const { privateKey } = await generateKeyPair('Ed25519');
   return new SignJWT({ pending_id: pendingId, outcome: 'approved', iss: 'holdpoint', aud: 'holdpoint-gateway', sub: 'alice' })
-    .setProtectedHeader({ alg: 'Ed25519', typ: 'approval+jwt', kid: 'mine', ...header }).sign(privateKey);
+    .setProtectedHeader({ alg: 'Ed25519', typ: 'approval+jwt', kid: 'mine', ...header })
+    .sign(privateKey);
 }
 
 test('whatever a namespace writer signals, the run stays alive, waiting and unexecuted; then the TTL fires', async () => {
@@ -40,7 +55,7 @@ test('whatever a namespace writer signals, the run stays alive, waiting and unex
     await signal(run.run_id, name, ...json(null));
     await signal(run.run_id, name, ...json(42));
     await signal(run.run_id, name, '--input', '"x"', '--input-meta', 'encoding=binary/unheard-of');
-    await signal(run.run_id, name, '--input-base64', '--input', Buffer.from('{not json').toString('base64'), '--input-meta', 'encoding=json/plain');
+    await rawSignal(run.run_id, name, '{not json');
     await signal(run.run_id, name, ...json({ pending_id: 'apr_aaaaaaaaaaaaaaaaaaaaaaaaaa', token: otherToken }));
     await signal(run.run_id, name, ...json({ pending_id: pendingId, token: 'made.up.token' }));
     await signal(run.run_id, name, ...json({ pending_id: pendingId, token: none }));
@@ -67,7 +82,13 @@ test('whatever a namespace writer signals, the run stays alive, waiting and unex
 
 test('after all of that a valid approval still executes, once', async () => {
   const run = await parts.run([SEND]);
-  for (const input of [[], json(null), json(7), ['--input', '"x"', '--input-meta', 'encoding=binary/unheard-of'], json({ pending_id: pendingOf(run), token: 'x.y.z' })]) {
+  for (const input of [
+    [],
+    json(null),
+    json(7),
+    ['--input', '"x"', '--input-meta', 'encoding=binary/unheard-of'],
+    json({ pending_id: pendingOf(run), token: 'x.y.z' }),
+  ]) {
     await signal(run.run_id, 'approval_granted', ...input);
     await signal(run.run_id, 'approval_denied', ...input);
   }
@@ -119,7 +140,14 @@ test('a foreign workflow that calls the gateway with the real token of a run exe
   const { foreignCall } = await import('./foreign.ts');
   for (const claimed of [first, randomUUID()]) {
     for (const args of [SEND.args, { ...SEND.args, to: 'eve@example.com' }]) {
-      const result = await foreignCall(parts, run.run_id, { first_execution_id: claimed, call_id: '1.1', tool: 'email.send', args, mode: 'execute', tokens: [rows[0]?.token ?? ''] });
+      const result = await foreignCall(parts, run.run_id, {
+        first_execution_id: claimed,
+        call_id: '1.1',
+        tool: 'email.send',
+        args,
+        mode: 'execute',
+        tokens: [rows[0]?.token ?? ''],
+      });
       const allowed = claimed === first && args === SEND.args;
       expect(result).not.toMatchObject({ status: allowed ? 'never' : 'executed' });
     }

@@ -32,7 +32,8 @@ async function granted(callId = '1.1', tool = 'email.send'): Promise<{ request: 
   return { request, token };
 }
 const stopReason = (result: CallResult): string => ('stop' in result ? result.stop.stop_reason : result.status);
-const executing = (callId: string): Promise<unknown> => h.admin.query(`UPDATE calls SET status = 'executing', fence = fence + 1 WHERE run_id = $1 AND call_id = $2`, [run.run_id, callId]);
+const executing = (callId: string): Promise<unknown> =>
+  h.admin.query(`UPDATE calls SET status = 'executing', fence = fence + 1 WHERE run_id = $1 AND call_id = $2`, [run.run_id, callId]);
 
 describe('calls that need nobody', () => {
   test('a read executes at once and is recorded as allow with its result', async () => {
@@ -61,7 +62,11 @@ describe('calls that need nobody', () => {
 
   test('a tool outside the scope is denied with policy_denied and nobody is asked', async () => {
     h.usePolicy({ policy: { tool_allowlist: ['search.*'] } });
-    expect(await h.call(run, '1.1', 'email.send', MAIL)).toMatchObject({ status: 'refused', final: true, stop: { stop_reason: 'policy_denied', rule: 'policy.tool_allowlist' } });
+    expect(await h.call(run, '1.1', 'email.send', MAIL)).toMatchObject({
+      status: 'refused',
+      final: true,
+      stop: { stop_reason: 'policy_denied', rule: 'policy.tool_allowlist' },
+    });
     expect(await h.events(run)).toEqual(['run_started', 'deny:policy_denied']);
     expect((await h.admin.query('SELECT 1 FROM approval_requests WHERE run_id = $1', [run.run_id])).rowCount).toBe(0);
   });
@@ -337,7 +342,10 @@ describe('budgets', () => {
     h.usePolicy({ budgets: { max_tool_calls: 1 } });
     const { token } = await granted();
     expect(await h.call(run, '1.1', 'email.send', MAIL, { tokens: [token] })).toMatchObject({ status: 'executed' });
-    expect(await h.call(run, '2.1', 'email.send', MAIL)).toMatchObject({ status: 'stopped', stop: { stop_reason: 'budget_exceeded', budget: 'max_tool_calls' } });
+    expect(await h.call(run, '2.1', 'email.send', MAIL)).toMatchObject({
+      status: 'stopped',
+      stop: { stop_reason: 'budget_exceeded', budget: 'max_tool_calls' },
+    });
   });
 
   test('a denied request gives its place back', async () => {
@@ -417,7 +425,9 @@ describe('runs that the API did not start', () => {
     await h.gateway.openRun(foreign, { input: { agent: 'support', requester: 'x', planner: { type: 'script', calls: [] } } });
     const asked = pending(await h.gateway.callTool(foreign, { call_id: '1.1', tool: 'email.send', args: MAIL, mode: 'execute', tokens: [token] }));
     expect(asked.rule).toBe('unverified');
-    expect(await h.gateway.callTool(foreign, { call_id: '1.1', tool: 'email.send', args: MAIL, mode: 'execute', tokens: [token] })).toMatchObject({ status: 'waiting' });
+    expect(await h.gateway.callTool(foreign, { call_id: '1.1', tool: 'email.send', args: MAIL, mode: 'execute', tokens: [token] })).toMatchObject({
+      status: 'waiting',
+    });
     expect(h.effects).toEqual([]);
   });
 });

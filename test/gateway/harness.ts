@@ -67,7 +67,9 @@ export async function createHarness(): Promise<Harness> {
   const keys = await openSigningKeys({ dir: join(folder, 'private'), jwksFile: join(folder, 'jwks.json') });
   const [admin, worker, serve] = [database.adminUrl, database.workerUrl, database.serveUrl].map((url) => createPool(url, { name: 'test', max: 12 }));
   if (!admin || !worker || !serve) throw new Error('no pools');
-  await admin.query(`INSERT INTO approvers (principal, roles) VALUES ('alice', '{approver}'), ('bob', '{approver}'), ('olga', '{operator,approver}'), ('eve', '{operator}')`);
+  await admin.query(
+    `INSERT INTO approvers (principal, roles) VALUES ('alice', '{approver}'), ('bob', '{approver}'), ('olga', '{operator,approver}'), ('eve', '{operator}')`,
+  );
 
   const effects: Effect[] = [];
   let loaded = policyOf({});
@@ -102,7 +104,8 @@ export async function createHarness(): Promise<Harness> {
       const key = { run_id: newId('run'), first_execution_id: newId('dec') };
       const input = { agent, requester, planner: { type: 'script', calls: [] } };
       if (registered) {
-        const sql = 'INSERT INTO runs (run_id, start_request_id, first_execution_id, agent, owner, requester, input) VALUES ($1, gen_random_uuid(), $2, $3, $4, $5, $6)';
+        const sql =
+          'INSERT INTO runs (run_id, start_request_id, first_execution_id, agent, owner, requester, input) VALUES ($1, gen_random_uuid(), $2, $3, $4, $5, $6)';
         await admin.query(sql, [key.run_id, key.first_execution_id, agent, owner, requester, JSON.stringify(input)]);
       }
       await gateway.openRun(key, { input });
@@ -119,8 +122,17 @@ export async function createHarness(): Promise<Harness> {
       return { status, token: rows[0]?.token ?? '' };
     },
     async events(run) {
-      const { rows } = await admin.query<{ outcome: string; reason: string | null; result: string | null }>('SELECT outcome, reason, result FROM audit_events WHERE run_id = $1 ORDER BY seq', [run.run_id]);
-      return rows.map((event) => (event.outcome === 'deny' || event.outcome === 'decision_rejected' ? `${event.outcome}:${event.reason}` : event.result === null ? event.outcome : `${event.outcome}:${event.result}`));
+      const { rows } = await admin.query<{ outcome: string; reason: string | null; result: string | null }>(
+        'SELECT outcome, reason, result FROM audit_events WHERE run_id = $1 ORDER BY seq',
+        [run.run_id],
+      );
+      return rows.map((event) =>
+        event.outcome === 'deny' || event.outcome === 'decision_rejected'
+          ? `${event.outcome}:${event.reason}`
+          : event.result === null
+            ? event.outcome
+            : `${event.outcome}:${event.result}`,
+      );
     },
     async close() {
       await Promise.all([admin.end(), worker.end(), serve.end()]);

@@ -15,7 +15,9 @@ interface JsonHistory {
 }
 
 const FOLDER = new URL('../histories/', import.meta.url);
-const names = readdirSync(FOLDER).filter((name) => name.endsWith('.json')).sort();
+const names = readdirSync(FOLDER)
+  .filter((name) => name.endsWith('.json'))
+  .sort();
 const historyOf = (name: string): JsonHistory => JSON.parse(readFileSync(new URL(name, FOLDER), 'utf8')) as JsonHistory;
 
 async function replay(history: JsonHistory): Promise<void> {
@@ -24,7 +26,19 @@ async function replay(history: JsonHistory): Promise<void> {
 }
 
 test('there is a history of every phase', () => {
-  expect(names).toEqual(expect.arrayContaining(['waiting.json', 'granted.json', 'denied.json', 'timed-out.json', 'cancelled.json', 'allowed.json', 'several-calls.json', 'hostile-mail.json', 'continued.json']));
+  expect(names).toEqual(
+    expect.arrayContaining([
+      'waiting.json',
+      'granted.json',
+      'denied.json',
+      'timed-out.json',
+      'cancelled.json',
+      'allowed.json',
+      'several-calls.json',
+      'hostile-mail.json',
+      'continued.json',
+    ]),
+  );
 });
 
 test.each(names)('the history %s replays against the workflow of today', async (name) => {

@@ -58,9 +58,15 @@ test('without a key, with an unknown one, or one that was taken away nothing is 
 
 test('each role can do its own and nothing else', async () => {
   const made = await makeRequest(t);
-  const codes = async (client: HoldpointClient): Promise<(string | undefined)[]> => Promise.all(
-    [client.startRun(RUN as never), client.setControl({ engaged: false }), client.cancelRun(made.run_id), client.listRuns(), client.audit()]
-      .map((call) => call.then(() => undefined, (error: HoldpointError) => error.code)));
+  const codes = async (client: HoldpointClient): Promise<(string | undefined)[]> =>
+    Promise.all(
+      [client.startRun(RUN as never), client.setControl({ engaged: false }), client.cancelRun(made.run_id), client.listRuns(), client.audit()].map((call) =>
+        call.then(
+          () => undefined,
+          (error: HoldpointError) => error.code,
+        ),
+      ),
+    );
   expect(await codes(t.auditor.client)).toEqual(['forbidden', 'forbidden', 'forbidden', undefined, undefined]);
   expect(await codes(t.approvers[0]!.client)).toEqual(['forbidden', 'forbidden', 'forbidden', undefined, undefined]);
   expect((await codes(t.operator.client)).slice(0, 2)).toEqual([undefined, undefined]);
@@ -83,7 +89,9 @@ test('a body that is no JSON, not UTF-8, too large, too deep or unstorable is re
   expect(await post(JSON.stringify({ ...RUN, goal: 'x'.repeat(1_100_000) }))).toMatchObject({ code: 'body_too_large', status: 413 });
   expect(await post('['.repeat(200_000) + ']'.repeat(200_000))).toMatchObject({ code: 'invalid_request' });
   expect((await post(JSON.stringify({ ...RUN, goal: 'a\0b' }))).detail).toContain('goal');
-  expect((await post('{"agent":"a","requester":"r","planner":{"type":"script","calls":[{"tool":"t","args":{"x":"\\ud800"}}]}}')).detail).toContain('planner.calls[0].args.x');
+  expect((await post('{"agent":"a","requester":"r","planner":{"type":"script","calls":[{"tool":"t","args":{"x":"\\ud800"}}]}}')).detail).toContain(
+    'planner.calls[0].args.x',
+  );
 });
 
 test('a refused request leaves the connection usable for the next, however much it had sent', async () => {
@@ -93,8 +101,13 @@ test('a refused request leaves the connection usable for the next, however much 
 });
 
 test('a run file that cannot be used is refused with the path of each field', async () => {
-  const post = async (body: unknown): Promise<Problem> => problemOf(await send('POST', '/v1/runs', { body: typeof body === 'string' ? body : JSON.stringify(body) }));
-  expect(await post({ ...RUN, planner: { type: 'script', calls: [{ args: {} }] } })).toMatchObject({ code: 'invalid_run', status: 422, detail: expect.stringContaining('planner.calls[0].tool') });
+  const post = async (body: unknown): Promise<Problem> =>
+    problemOf(await send('POST', '/v1/runs', { body: typeof body === 'string' ? body : JSON.stringify(body) }));
+  expect(await post({ ...RUN, planner: { type: 'script', calls: [{ args: {} }] } })).toMatchObject({
+    code: 'invalid_run',
+    status: 422,
+    detail: expect.stringContaining('planner.calls[0].tool'),
+  });
   expect(await post({ ...RUN, surprise: 1 })).toMatchObject({ code: 'invalid_run', detail: expect.stringContaining('surprise') });
   expect(await post('{"agent":"a","requester":"r","planner":{"type":"script","calls":[]},"__proto__":{"x":1}}')).toMatchObject({ code: 'invalid_run' });
   expect(await post({ ...RUN, agent: '__proto__' })).toMatchObject({ code: 'invalid_run' });
@@ -102,11 +115,21 @@ test('a run file that cannot be used is refused with the path of each field', as
 });
 
 test('parameters that are wrong are refused with their name', async () => {
-  for (const [path, name] of [['/v1/runs?limit=0', 'limit'], ['/v1/runs?status=gone', 'status'], ['/v1/runs/x?wait=3600', 'wait'], ['/v1/approvals?limit=x', 'limit'], ['/v1/audit?since=yesterday', 'since'],
-    ['/v1/audit?cursor=%00', 'cursor'], ['/v1/audit?outcome=nothing', 'outcome'], ['/v1/audit?unknown=1', 'unknown']] as const) {
+  for (const [path, name] of [
+    ['/v1/runs?limit=0', 'limit'],
+    ['/v1/runs?status=gone', 'status'],
+    ['/v1/runs/x?wait=3600', 'wait'],
+    ['/v1/approvals?limit=x', 'limit'],
+    ['/v1/audit?since=yesterday', 'since'],
+    ['/v1/audit?cursor=%00', 'cursor'],
+    ['/v1/audit?outcome=nothing', 'outcome'],
+    ['/v1/audit?unknown=1', 'unknown'],
+  ] as const) {
     expect(problemOf(await send('GET', path)), path).toMatchObject({ code: 'invalid_request', detail: expect.stringContaining(name) });
   }
-  expect(problemOf(await send('POST', '/v1/runs', { body: JSON.stringify(RUN), headers: { 'Idempotency-Key': 'a b' } }))).toMatchObject({ code: 'invalid_request' });
+  expect(problemOf(await send('POST', '/v1/runs', { body: JSON.stringify(RUN), headers: { 'Idempotency-Key': 'a b' } }))).toMatchObject({
+    code: 'invalid_request',
+  });
 });
 
 test('a Host header that is no loopback name is refused, whatever port it has', async () => {
@@ -114,7 +137,8 @@ test('a Host header that is no loopback name is refused, whatever port it has', 
     expect(problemOf(await send('GET', '/v1/whoami', { headers: { Host: host } })), host).toMatchObject({ code: 'forbidden', status: 403 });
   }
   expect(problemOf(await send('GET', '/v1/whoami', { headers: { Host: 'a:b:c' } }))).toMatchObject({ code: 'invalid_request', status: 400 });
-  for (const host of ['localhost', 'localhost:1', '127.0.0.1', '127.0.0.1:7390', '[::1]:80']) expect((await send('GET', '/v1/whoami', { headers: { Host: host } })).status).toBe(200);
+  for (const host of ['localhost', 'localhost:1', '127.0.0.1', '127.0.0.1:7390', '[::1]:80'])
+    expect((await send('GET', '/v1/whoami', { headers: { Host: host } })).status).toBe(200);
 });
 
 test('every answer carries a request id and headers that keep browsers from doing something with it', async () => {
@@ -152,10 +176,21 @@ test('the audit is read in pages without a gap or a double', async () => {
 
 test('the kill switch is engaged and released by an operator, and both are in the audit', async () => {
   const { client } = t.operator;
-  expect(await client.setControl({ engaged: true, agent: 'support', reason: 'odd mails' })).toMatchObject({ scope: 'agent:support', engaged: true, changed_by: 'olga', reason: 'odd mails' });
+  expect(await client.setControl({ engaged: true, agent: 'support', reason: 'odd mails' })).toMatchObject({
+    scope: 'agent:support',
+    engaged: true,
+    changed_by: 'olga',
+    reason: 'odd mails',
+  });
   expect(await client.setControl({ engaged: true })).toMatchObject({ scope: 'global', engaged: true });
   expect(await client.setControl({ engaged: false })).toMatchObject({ scope: 'global', engaged: false });
-  expect(await client.controls()).toMatchObject({ armed: true, controls: [{ scope: 'agent:support', engaged: true }, { scope: 'global', engaged: false }] });
+  expect(await client.controls()).toMatchObject({
+    armed: true,
+    controls: [
+      { scope: 'agent:support', engaged: true },
+      { scope: 'global', engaged: false },
+    ],
+  });
   await client.setControl({ engaged: false, agent: 'support' });
   const { events } = await client.audit({ run: 'system', outcome: 'kill_switch_engaged' });
   expect(events).toMatchObject([{ owner: 'olga', agent: 'support', reason: 'odd mails' }, { owner: 'olga' }]);
@@ -189,7 +224,10 @@ test('a policy that disarms the kill switch refuses to engage it', async () => {
 });
 
 test('a server that nobody runs is unreachable under its address', async () => {
-  const error = await new HoldpointClient({ url: 'http://127.0.0.1:9' }).whoami().then(() => undefined, (thrown: HoldpointError) => thrown);
+  const error = await new HoldpointClient({ url: 'http://127.0.0.1:9' }).whoami().then(
+    () => undefined,
+    (thrown: HoldpointError) => thrown,
+  );
   expect(error).toMatchObject({ code: 'server_unreachable', details: { url: 'http://127.0.0.1:9' } });
   expect(error?.message).toContain('http://127.0.0.1:9');
 });

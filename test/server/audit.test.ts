@@ -65,7 +65,9 @@ async function rewrite(from: number, change: (event: AuditEvent) => AuditEvent):
   for (const old of events.slice(from - 1)) {
     const { hash: _hash, ...event } = { ...(old.seq === from ? change(old) : old), prev_hash: prev };
     prev = hashJson(event);
-    statements.push(`UPDATE audit_events SET reason = ${event.reason === null ? 'NULL' : `'${event.reason}'`}, prev_hash = '${event.prev_hash}', hash = '${prev}' WHERE run_id = '${runId}' AND seq = ${event.seq}`);
+    statements.push(
+      `UPDATE audit_events SET reason = ${event.reason === null ? 'NULL' : `'${event.reason}'`}, prev_hash = '${event.prev_hash}', hash = '${prev}' WHERE run_id = '${runId}' AND seq = ${event.seq}`,
+    );
   }
   await tamper(...statements, `UPDATE run_heads SET hash = '${prev}' WHERE run_id = '${runId}'`);
 }
@@ -91,8 +93,10 @@ test('a removed record is named', async () => {
 
 test('two swapped records are named as swapped', async () => {
   await tamper(
-    `UPDATE audit_events SET seq = 100 WHERE run_id = '${runId}' AND seq = 4`, `UPDATE audit_events SET seq = 4 WHERE run_id = '${runId}' AND seq = 5`,
-    `UPDATE audit_events SET seq = 5 WHERE run_id = '${runId}' AND seq = 100`, ...COVER_TRACKS,
+    `UPDATE audit_events SET seq = 100 WHERE run_id = '${runId}' AND seq = 4`,
+    `UPDATE audit_events SET seq = 4 WHERE run_id = '${runId}' AND seq = 5`,
+    `UPDATE audit_events SET seq = 5 WHERE run_id = '${runId}' AND seq = 100`,
+    ...COVER_TRACKS,
   );
   const found = await findings();
   expect(found).toContain(`reordered ${runId}#4 (allow)`);
@@ -130,7 +134,9 @@ test('everything deleted, checkpoints and heads too, is found with the file alon
 });
 
 test('a record put in with a known key, and one put at the end, are named', async () => {
-  await tamper(`INSERT INTO audit_events (run_id, seq, event_key, at, outcome, prev_hash, hash) VALUES ('run_other', 4, 'x', now(), 'allow', 'sha256:1', 'sha256:2')`);
+  await tamper(
+    `INSERT INTO audit_events (run_id, seq, event_key, at, outcome, prev_hash, hash) VALUES ('run_other', 4, 'x', now(), 'allow', 'sha256:1', 'sha256:2')`,
+  );
   const found = await findings();
   expect(found).toContain('changed run_other#4 (allow)');
   expect(found).toContain('inserted run_other#4 (allow)');
@@ -142,14 +148,19 @@ test('a grant without a token, with a token of another call, or with one that no
   const grants = `run_id = '${runId}' AND outcome = 'approval_granted'`;
   await tamper(`UPDATE audit_events SET token = NULL WHERE ${grants}`);
   expect(await findings()).toContain(`grant_without_token ${runId}#2 (approval_granted)`);
-  await tamper(`UPDATE audit_events SET token = (SELECT token FROM audit_events WHERE run_id = '${other.run_id}' AND outcome = 'approval_granted') WHERE ${grants}`);
+  await tamper(
+    `UPDATE audit_events SET token = (SELECT token FROM audit_events WHERE run_id = '${other.run_id}' AND outcome = 'approval_granted') WHERE ${grants}`,
+  );
   expect(await findings()).toContain(`bad_signature ${runId}#2 (approval_granted)`);
   await tamper(`UPDATE audit_events SET token = 'e30.e30.e30' WHERE ${grants}`);
   expect(await findings()).toContain(`bad_signature ${runId}#2 (approval_granted)`);
 });
 
 test('a checkpoint that the service did not sign, and one that was changed, are named and not believed', async () => {
-  await tamper(`INSERT INTO checkpoints (n, at, jws) SELECT max(n) + 1, now(), max(jws) FROM checkpoints`, `UPDATE checkpoints SET jws = replace(jws, '.', '.e') WHERE n = 1`);
+  await tamper(
+    `INSERT INTO checkpoints (n, at, jws) SELECT max(n) + 1, now(), max(jws) FROM checkpoints`,
+    `UPDATE checkpoints SET jws = replace(jws, '.', '.e') WHERE n = 1`,
+  );
   const found = await findings();
   expect(found).toContain('bad_checkpoint checkpoint 1 in the ledger');
   expect(found.filter((finding) => finding.startsWith('bad_checkpoint')).length).toBe(2);
@@ -215,9 +226,30 @@ test('an export verifies offline, and shows a removed, changed or cut record', a
   expect(await verifyExport(lines, pinned)).toMatchObject({ ok: true, events: 10, grants: 1 });
   expect(await verifyExport(lines)).toMatchObject({ ok: true });
   const at = (seq: number): number => lines.findIndex((line) => line.includes(`"run_id":"${runId}"`) && line.includes(`"seq":${seq},`));
-  expect((await verifyExport(lines.filter((_, index) => index !== at(3)), pinned)).findings[0]).toMatchObject({ kind: 'removed', seq: 3 });
-  expect((await verifyExport(lines.filter((_, index) => index !== at(6)), pinned)).findings[0]).toMatchObject({ kind: 'cut_off', seq: 6 });
-  expect((await verifyExport(lines.map((line, index) => (index === at(4) ? line.replace('search.read', 'search.reed') : line)), pinned)).findings[0]).toMatchObject({ kind: 'changed', seq: 4 });
+  expect(
+    (
+      await verifyExport(
+        lines.filter((_, index) => index !== at(3)),
+        pinned,
+      )
+    ).findings[0],
+  ).toMatchObject({ kind: 'removed', seq: 3 });
+  expect(
+    (
+      await verifyExport(
+        lines.filter((_, index) => index !== at(6)),
+        pinned,
+      )
+    ).findings[0],
+  ).toMatchObject({ kind: 'cut_off', seq: 6 });
+  expect(
+    (
+      await verifyExport(
+        lines.map((line, index) => (index === at(4) ? line.replace('search.read', 'search.reed') : line)),
+        pinned,
+      )
+    ).findings[0],
+  ).toMatchObject({ kind: 'changed', seq: 4 });
   await expect(verifyExport(['{"type":"surprise"}'])).rejects.toMatchObject({ code: 'usage' });
 });
 

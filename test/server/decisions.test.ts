@@ -13,8 +13,13 @@ beforeAll(async () => {
 });
 afterAll(() => t.close());
 
-const refusal = (promise: Promise<unknown>): Promise<HoldpointError> => promise.then(() => expect.fail('was accepted'), (error: HoldpointError) => error);
-const approve = (pendingId: string, who = 0): ReturnType<TestService['operator']['client']['decide']> => t.approvers[who]!.client.decide(pendingId, { outcome: 'approved', reason: 'looks right' });
+const refusal = (promise: Promise<unknown>): Promise<HoldpointError> =>
+  promise.then(
+    () => expect.fail('was accepted'),
+    (error: HoldpointError) => error,
+  );
+const approve = (pendingId: string, who = 0): ReturnType<TestService['operator']['client']['decide']> =>
+  t.approvers[who]!.client.decide(pendingId, { outcome: 'approved', reason: 'looks right' });
 
 async function rows(sql: string, ...parameters: unknown[]): Promise<Record<string, unknown>[]> {
   return (await t.admin.query<Record<string, unknown>>(sql, parameters)).rows;
@@ -23,20 +28,36 @@ async function rows(sql: string, ...parameters: unknown[]): Promise<Record<strin
 test('an approval in time is committed, signed, audited and delivered', async () => {
   const made = await makeRequest(t);
   const answer = await approve(made.pending_id);
-  expect(answer).toMatchObject({ status: 'accepted', pending_id: made.pending_id, run_id: made.run_id, missing: 0, decision: { approver: 'approver-1', outcome: 'approved', reason: 'looks right' } });
+  expect(answer).toMatchObject({
+    status: 'accepted',
+    pending_id: made.pending_id,
+    run_id: made.run_id,
+    missing: 0,
+    decision: { approver: 'approver-1', outcome: 'approved', reason: 'looks right' },
+  });
 
   const [decision] = await rows('SELECT * FROM decisions WHERE pending_id = $1', made.pending_id);
   const verified = await createVerifier(t.config.jwksFile).verify(String(decision?.['token']));
   const [request] = await rows('SELECT * FROM approval_requests WHERE pending_id = $1', made.pending_id);
   expect(verified).toMatchObject({
     ok: true,
-    claims: { sub: 'approver-1', jti: answer.decision.decision_id, run_id: made.run_id, pending_id: made.pending_id, call_id: '1.1', args_hash: made.args_hash, outcome: 'approved', exp: request?.['token_exp'], decided_at: answer.decision.decided_at },
+    claims: {
+      sub: 'approver-1',
+      jti: answer.decision.decision_id,
+      run_id: made.run_id,
+      pending_id: made.pending_id,
+      call_id: '1.1',
+      args_hash: made.args_hash,
+      outcome: 'approved',
+      exp: request?.['token_exp'],
+      decided_at: answer.decision.decided_at,
+    },
   });
   expect(request).toMatchObject({ status: 'approved', resolved_at: decision?.['decided_at'] });
   expect((request?.['usable_until'] as Date).getTime()).toBe((decision?.['decided_at'] as Date).getTime() + 86_400_000);
-  expect(await rows(`SELECT outcome, approver, token, reason, owner FROM audit_events WHERE run_id = $1 AND outcome = 'approval_granted'`, made.run_id)).toEqual([
-    { outcome: 'approval_granted', approver: 'approver-1', token: decision?.['token'], reason: 'looks right', owner: 'olga' },
-  ]);
+  expect(
+    await rows(`SELECT outcome, approver, token, reason, owner FROM audit_events WHERE run_id = $1 AND outcome = 'approval_granted'`, made.run_id),
+  ).toEqual([{ outcome: 'approval_granted', approver: 'approver-1', token: decision?.['token'], reason: 'looks right', owner: 'olga' }]);
   await eventually(async () => (await rows('SELECT 1 FROM decisions WHERE pending_id = $1 AND delivered_at IS NOT NULL', made.pending_id))[0], 'the delivery');
 });
 

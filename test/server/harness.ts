@@ -49,22 +49,45 @@ export async function startTestService(options: { policy?: string; approvers?: n
   const people = ['olga', 'audrey', ...Array.from({ length: options.approvers ?? 3 }, (_, index) => `approver-${index + 1}`)];
   const keys = new Map(people.map((principal) => [principal, `hp_${randomBytes(32).toString('base64url')}`]));
   const roles = (principal: string): string[] => (principal === 'olga' ? ['operator'] : principal === 'audrey' ? ['auditor'] : ['approver']);
-  await writeFile(join(folder, 'identities.json'), JSON.stringify({
-    identities: people.map((principal) => ({ principal, roles: roles(principal), key_sha256: createHash('sha256').update(keys.get(principal) ?? '').digest('hex') })),
-  }));
+  await writeFile(
+    join(folder, 'identities.json'),
+    JSON.stringify({
+      identities: people.map((principal) => ({
+        principal,
+        roles: roles(principal),
+        key_sha256: createHash('sha256')
+          .update(keys.get(principal) ?? '')
+          .digest('hex'),
+      })),
+    }),
+  );
   await writeFile(join(folder, 'holdpoint.yaml'), options.policy ?? POLICY);
   await mkdir(join(folder, 'serve'), { mode: 0o700 });
   const environment = {
-    DATABASE_URL: database.serveUrl, HOLDPOINT_CONFIG: join(folder, 'holdpoint.yaml'), HOLDPOINT_KEYS_DIR: join(folder, 'serve'), HOLDPOINT_JWKS: join(folder, 'jwks.json'),
-    HOLDPOINT_CHECKPOINTS_DIR: join(folder, 'checkpoints'), HOLDPOINT_IDENTITIES: join(folder, 'identities.json'), PORT: '0', HOLDPOINT_TEMPORAL_WEB: 'http://127.0.0.1:8233/',
+    DATABASE_URL: database.serveUrl,
+    HOLDPOINT_CONFIG: join(folder, 'holdpoint.yaml'),
+    HOLDPOINT_KEYS_DIR: join(folder, 'serve'),
+    HOLDPOINT_JWKS: join(folder, 'jwks.json'),
+    HOLDPOINT_CHECKPOINTS_DIR: join(folder, 'checkpoints'),
+    HOLDPOINT_IDENTITIES: join(folder, 'identities.json'),
+    PORT: '0',
+    HOLDPOINT_TEMPORAL_WEB: 'http://127.0.0.1:8233/',
     HOLDPOINT_TASK_QUEUE: `nobody-${database.name}`,
   };
   const connection = await Connection.connect({ address: inject('temporalAddress') });
   const temporal = new Client({ connection });
-  const pools = { admin: createPool(database.adminUrl, { name: 'test' }), worker: createPool(database.workerUrl, { name: 'test' }), serve: createPool(database.serveUrl, { name: 'test' }) };
+  const pools = {
+    admin: createPool(database.adminUrl, { name: 'test' }),
+    worker: createPool(database.workerUrl, { name: 'test' }),
+    serve: createPool(database.serveUrl, { name: 'test' }),
+  };
   const config = readServerConfig(environment);
   const test = {
-    database, ...pools, temporal, config, folder,
+    database,
+    ...pools,
+    temporal,
+    config,
+    folder,
     service: await startService(config, runsOnTemporal(temporal, config.taskQueue), quiet),
     async restart(change: Record<string, string> = {}) {
       await test.service.stop();
@@ -104,7 +127,17 @@ export interface MadeRequest {
 /** A request as the gateway leaves it, written by the worker's role; its run is one that Temporal does not know. */
 export async function makeRequest(
   { worker, admin }: TestService,
-  change: { args?: unknown; ttlMs?: number; quorum?: number; owner?: string; requester?: string; agent?: string; tool?: string; runId?: string; callId?: string } = {},
+  change: {
+    args?: unknown;
+    ttlMs?: number;
+    quorum?: number;
+    owner?: string;
+    requester?: string;
+    agent?: string;
+    tool?: string;
+    runId?: string;
+    callId?: string;
+  } = {},
 ): Promise<MadeRequest> {
   const tool = change.tool ?? 'email.send';
   const args = change.args ?? { to: 'a@example.org' };
@@ -115,26 +148,59 @@ export async function makeRequest(
   const input = JSON.stringify({ agent: who.agent, requester: who.requester, planner: { type: 'script', calls: [] } });
   await admin.query(
     `INSERT INTO runs (run_id, start_request_id, first_execution_id, agent, owner, requester, input) VALUES ($1, gen_random_uuid(), $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`,
-    [runId, made.first_execution_id, who.agent, who.owner, who.requester, input]);
+    [runId, made.first_execution_id, who.agent, who.owner, who.requester, input],
+  );
   // Never due for the sweeper: these runs exist in the ledger only.
-  await admin.query(`INSERT INTO run_states (run_id, first_execution_id, registered, agent, owner, requester, input, checked_at) VALUES ($1, $2, true, $3, $4, $5, $6, 'infinity') ON CONFLICT DO NOTHING`,
-    [runId, made.first_execution_id, who.agent, who.owner, who.requester, input]);
+  await admin.query(
+    `INSERT INTO run_states (run_id, first_execution_id, registered, agent, owner, requester, input, checked_at) VALUES ($1, $2, true, $3, $4, $5, $6, 'infinity') ON CONFLICT DO NOTHING`,
+    [runId, made.first_execution_id, who.agent, who.owner, who.requester, input],
+  );
   await transaction(worker, async (client) => {
     const head = await lockHead(client, runId);
     const now = await ledgerNow(client);
     const expires = new Date(now.getTime() + (change.ttlMs ?? 300_000));
     await client.query('INSERT INTO arguments (args_hash, tool, canonical) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING', [hash, tool, canonical(args)]);
-    await client.query(`INSERT INTO calls (run_id, first_execution_id, call_id, step, position, tool, kind, tool_hash, args_hash, status, pending_id)
-      VALUES ($1, $2, $3, 1, $4, $5, 'write', 'sha256:t', $6, 'waiting', $7)`, [runId, made.first_execution_id, made.call_id, Number(made.call_id.split('.')[1]), tool, hash, made.pending_id]);
+    await client.query(
+      `INSERT INTO calls (run_id, first_execution_id, call_id, step, position, tool, kind, tool_hash, args_hash, status, pending_id)
+      VALUES ($1, $2, $3, 1, $4, $5, 'write', 'sha256:t', $6, 'waiting', $7)`,
+      [runId, made.first_execution_id, made.call_id, Number(made.call_id.split('.')[1]), tool, hash, made.pending_id],
+    );
     await client.query(
       `INSERT INTO approval_requests (pending_id, run_id, first_execution_id, call_id, tool, kind, tool_hash, args_hash, preview, reason, rule, tier, policy_hash, agent, owner,
          requester, quorum, ttl_seconds, execute_within_seconds, created_at, expires_at, token_exp)
        VALUES ($1, $2, $3, $4, $5, 'write', 'sha256:t', $6, 'preview', 'asks', 'rule', 'default', 'sha256:p', $7, $8, $9, $10, 300, 86400, $11, $12, $13)`,
-      [made.pending_id, runId, made.first_execution_id, made.call_id, tool, hash, who.agent, who.owner, who.requester, change.quorum ?? 1, now, expires, Math.ceil(expires.getTime() / 1000) + 86_400]);
-    await appendAudit(client, head, auditFacts({
-      event_key: `${made.first_execution_id}/${made.call_id}/approval_required/${made.pending_id}`, outcome: 'approval_required', ...who, tool, tool_hash: 'sha256:t', call_id: made.call_id,
-      pending_id: made.pending_id, policy_hash: 'sha256:p', args_hash: hash,
-    }), now);
+      [
+        made.pending_id,
+        runId,
+        made.first_execution_id,
+        made.call_id,
+        tool,
+        hash,
+        who.agent,
+        who.owner,
+        who.requester,
+        change.quorum ?? 1,
+        now,
+        expires,
+        Math.ceil(expires.getTime() / 1000) + 86_400,
+      ],
+    );
+    await appendAudit(
+      client,
+      head,
+      auditFacts({
+        event_key: `${made.first_execution_id}/${made.call_id}/approval_required/${made.pending_id}`,
+        outcome: 'approval_required',
+        ...who,
+        tool,
+        tool_hash: 'sha256:t',
+        call_id: made.call_id,
+        pending_id: made.pending_id,
+        policy_hash: 'sha256:p',
+        args_hash: hash,
+      }),
+      now,
+    );
   });
   return made;
 }

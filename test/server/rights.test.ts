@@ -54,10 +54,13 @@ test.each([
   await expect(t.serve.query(sql)).rejects.toThrow(DENIED);
 });
 
-test.each(['UPDATE audit_events SET reason = $$x$$', 'DELETE FROM audit_events', 'TRUNCATE audit_events', 'UPDATE checkpoints SET jws = $$x$$', 'DELETE FROM decisions'])(
-  'even the owner of the tables is stopped by a trigger at: %s',
-  async (sql) => {
-    await t.admin.query(`INSERT INTO checkpoints (n, at, jws) VALUES (100000, now(), 'x') ON CONFLICT DO NOTHING`);
-    await expect(t.admin.query(sql)).rejects.toThrow(/append-only/);
-  },
-);
+test.each([
+  'UPDATE audit_events SET reason = $$x$$',
+  'DELETE FROM audit_events',
+  'TRUNCATE audit_events',
+  'UPDATE checkpoints SET jws = $$x$$',
+  'DELETE FROM decisions',
+])('even the owner of the tables is stopped by a trigger at: %s', async (sql) => {
+  await t.admin.query(`INSERT INTO checkpoints (n, at, jws) VALUES (100000, now(), 'x') ON CONFLICT DO NOTHING`);
+  await expect(t.admin.query(sql)).rejects.toThrow(/append-only/);
+});

@@ -72,15 +72,19 @@ describe('the canonical form of RFC 8785', () => {
   });
 
   test('does not depend on the order of members', () => {
-    fc.assert(fc.property(plainJson, (value) => {
+    fc.assert(
+      fc.property(plainJson, (value) => {
         expect(canonical(reversed(value))).toBe(canonical(value));
-      }));
+      }),
+    );
   });
 
   test('reads back as the same value', () => {
-    fc.assert(fc.property(plainJson, (value) => {
+    fc.assert(
+      fc.property(plainJson, (value) => {
         expect(canonical(JSON.parse(canonical(value)))).toBe(canonical(value));
-      }));
+      }),
+    );
   });
 });
 

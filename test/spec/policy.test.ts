@@ -62,7 +62,13 @@ describe('rules', () => {
 
   test('deny is above approval_required, which is above allow', () => {
     expect(decide(withRules(allow, ask, deny), 'crm.delete')).toMatchObject({ outcome: 'deny', rule: 'c', reason: 'contacts are kept' });
-    expect(decide(withRules(allow, ask, deny), 'crm.update')).toMatchObject({ outcome: 'approval_required', rule: 'b', tier: 'high', quorum: 2, ttl_seconds: 60 });
+    expect(decide(withRules(allow, ask, deny), 'crm.update')).toMatchObject({
+      outcome: 'approval_required',
+      rule: 'b',
+      tier: 'high',
+      quorum: 2,
+      ttl_seconds: 60,
+    });
     expect(decide(withRules(allow), 'crm.update')).toMatchObject({ outcome: 'allow', rule: 'a' });
   });
 
@@ -74,7 +80,9 @@ describe('rules', () => {
   });
 
   test('a read asks when a rule or the list says so', () => {
-    expect(decide(withRules({ id: 'r', tools: ['search.read'], effect: 'approval_required' }), 'search.read', 'read')).toMatchObject({ outcome: 'approval_required' });
+    expect(decide(withRules({ id: 'r', tools: ['search.read'], effect: 'approval_required' }), 'search.read', 'read')).toMatchObject({
+      outcome: 'approval_required',
+    });
     expect(decide({ approvals: { required_for: ['search.*'] } }, 'search.read', 'read')).toMatchObject({ outcome: 'approval_required' });
   });
 
@@ -111,7 +119,10 @@ describe('a run that the API did not start', () => {
 
   test('may read what anybody may read, and is denied what anybody is', () => {
     expect(decide({}, 'search.read', 'read', false)).toMatchObject({ outcome: 'allow' });
-    expect(decide({ policy: { tool_blocklist: ['email.send'] } }, 'email.send', 'write', false)).toMatchObject({ outcome: 'deny', rule: 'policy.tool_blocklist' });
+    expect(decide({ policy: { tool_blocklist: ['email.send'] } }, 'email.send', 'write', false)).toMatchObject({
+      outcome: 'deny',
+      rule: 'policy.tool_blocklist',
+    });
     expect(decide(withRules({ id: 'no', tools: ['*'], effect: 'deny' }), 'email.send', 'write', false)).toMatchObject({ outcome: 'deny', rule: 'no' });
   });
 
@@ -131,7 +142,9 @@ describe('for every policy', () => {
     ttl_seconds: fc.option(fc.integer({ min: 1, max: 900 }), { nil: undefined }),
     tier: fc.option(fc.constantFrom('high', 'low'), { nil: undefined }),
   });
-  const rules = fc.array(rule, { maxLength: 6 }).map((list) => list.map((one, index) => JSON.parse(JSON.stringify({ id: `r${index}`, ...one })) as WrittenRule));
+  const rules = fc
+    .array(rule, { maxLength: 6 })
+    .map((list) => list.map((one, index) => JSON.parse(JSON.stringify({ id: `r${index}`, ...one })) as WrittenRule));
   const file = fc.record({
     rules,
     required: fc.array(pattern, { maxLength: 2 }),
@@ -150,9 +163,13 @@ describe('for every policy', () => {
 
   test('the order of its rules changes nothing', () => {
     fc.assert(
-      fc.property(file.chain((from) => fc.tuple(fc.constant(from), fc.shuffledSubarray(from.rules, { minLength: from.rules.length }))), anyCall, ([from, shuffled], about) => {
-        expect(evaluatePolicy(written(from, shuffled), about)).toEqual(evaluatePolicy(written(from), about));
-      }),
+      fc.property(
+        file.chain((from) => fc.tuple(fc.constant(from), fc.shuffledSubarray(from.rules, { minLength: from.rules.length }))),
+        anyCall,
+        ([from, shuffled], about) => {
+          expect(evaluatePolicy(written(from, shuffled), about)).toEqual(evaluatePolicy(written(from), about));
+        },
+      ),
     );
   });
 

@@ -9,8 +9,21 @@ import type { ApprovalClaims } from '../../core/contracts.ts';
 import { temporaryFolder } from '../support/index.ts';
 
 const CLAIMS: ApprovalClaims = {
-  iss: 'holdpoint', aud: 'holdpoint-gateway', sub: 'ann', jti: 'dec_1', iat: 1_700_000_000, exp: 1_700_000_300, run_id: 'run_1', pending_id: 'apr_1', call_id: '1.1', tool: 'email.send',
-  tool_hash: 'sha256:t', args_hash: 'sha256:a', policy_hash: 'sha256:p', outcome: 'approved', decided_at: '2023-11-14T22:13:20.000Z',
+  iss: 'holdpoint',
+  aud: 'holdpoint-gateway',
+  sub: 'ann',
+  jti: 'dec_1',
+  iat: 1_700_000_000,
+  exp: 1_700_000_300,
+  run_id: 'run_1',
+  pending_id: 'apr_1',
+  call_id: '1.1',
+  tool: 'email.send',
+  tool_hash: 'sha256:t',
+  args_hash: 'sha256:a',
+  policy_hash: 'sha256:p',
+  outcome: 'approved',
+  decided_at: '2023-11-14T22:13:20.000Z',
 };
 
 let folder: { path: string; remove: () => Promise<void> };
@@ -45,11 +58,14 @@ test('a token of the service verifies, long after it expired by the local clock'
 test('a token with any one character changed, added or removed never verifies', async () => {
   const verifier = createVerifier(jwksFile);
   const alphabet = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.=+/ \n\0é';
-  await fc.assert(fc.asyncProperty(fc.nat(token.length - 1), fc.constantFrom(...alphabet, ''), fc.boolean(), async (at, character, insert) => {
-    const mutated = token.slice(0, at) + character + token.slice(insert ? at : at + 1);
-    fc.pre(mutated !== token);
-    expect((await verifier.verify(mutated)).ok).toBe(false);
-  }), { numRuns: 1_500 });
+  await fc.assert(
+    fc.asyncProperty(fc.nat(token.length - 1), fc.constantFrom(...alphabet, ''), fc.boolean(), async (at, character, insert) => {
+      const mutated = token.slice(0, at) + character + token.slice(insert ? at : at + 1);
+      fc.pre(mutated !== token);
+      expect((await verifier.verify(mutated)).ok).toBe(false);
+    }),
+    { numRuns: 1_500 },
+  );
 });
 
 test('the spare bits at the end of each part do not make a second token', async () => {
@@ -62,9 +78,19 @@ test('the spare bits at the end of each part do not make a second token', async 
 
 test('nothing that is not a token makes the verifier throw', async () => {
   const verifier = createVerifier(jwksFile);
-  await fc.assert(fc.asyncProperty(fc.oneof(fc.string(), fc.anything(), fc.tuple(fc.json(), fc.json(), fc.string()).map((parts) => parts.map((text) => Buffer.from(text).toString('base64url')).join('.'))), async (junk) => {
-    expect((await verifier.verify(junk as string)).ok).toBe(false);
-  }), { numRuns: 1_000 });
+  await fc.assert(
+    fc.asyncProperty(
+      fc.oneof(
+        fc.string(),
+        fc.anything(),
+        fc.tuple(fc.json(), fc.json(), fc.string()).map((parts) => parts.map((text) => Buffer.from(text).toString('base64url')).join('.')),
+      ),
+      async (junk) => {
+        expect((await verifier.verify(junk as string)).ok).toBe(false);
+      },
+    ),
+    { numRuns: 1_000 },
+  );
 });
 
 test('each kind of bad token is refused with its own word', async () => {
@@ -77,7 +103,9 @@ test('each kind of bad token is refused with its own word', async () => {
   expect(await reasonOf('x'.repeat(9_000))).toBe('too_large');
   expect(await reasonOf(`${part({ alg: 'none', typ: 'approval+jwt' })}.${payload}.`)).toBe('malformed');
   expect(await reasonOf(`${part({ alg: 'none', typ: 'approval+jwt', kid: keys.active.kid })}.${payload}.${signature}`)).toBe('wrong_alg');
-  expect(await reasonOf(await new SignJWT({ ...CLAIMS }).setProtectedHeader({ alg: 'HS256', typ: 'approval+jwt', kid: keys.active.kid }).sign(secret))).toBe('wrong_alg');
+  expect(await reasonOf(await new SignJWT({ ...CLAIMS }).setProtectedHeader({ alg: 'HS256', typ: 'approval+jwt', kid: keys.active.kid }).sign(secret))).toBe(
+    'wrong_alg',
+  );
   expect(await reasonOf(await signed({ alg: 'EdDSA' }))).toBe('wrong_alg');
   expect(await reasonOf(await signed({ typ: 'JWT' }))).toBe('wrong_typ');
   expect(await reasonOf(await signed({ typ: 'holdpoint-checkpoint+jwt' }))).toBe('wrong_typ');
@@ -87,12 +115,23 @@ test('each kind of bad token is refused with its own word', async () => {
     expect(await reasonOf(await signed(member, CLAIMS, other.privateKey))).toBe('bad_header');
     expect(await reasonOf(await signed(member))).toBe('bad_header');
   }
-  expect(await reasonOf(`${part({ alg: 'Ed25519', typ: 'approval+jwt', kid: keys.active.kid, crit: ['b64'], b64: false })}.${payload}.${signature}`)).toBe('bad_header');
+  expect(await reasonOf(`${part({ alg: 'Ed25519', typ: 'approval+jwt', kid: keys.active.kid, crit: ['b64'], b64: false })}.${payload}.${signature}`)).toBe(
+    'bad_header',
+  );
 });
 
 test('claims of another shape, issuer or audience are refused although the signature is right', async () => {
   const { exp: _exp, ...withoutExp } = CLAIMS;
-  for (const claims of [withoutExp, { ...CLAIMS, extra: 1 }, { ...CLAIMS, outcome: 'maybe' }, { ...CLAIMS, exp: '9999999999' }, { ...CLAIMS, aud: 'elsewhere' }, [], 'text', null]) {
+  for (const claims of [
+    withoutExp,
+    { ...CLAIMS, extra: 1 },
+    { ...CLAIMS, outcome: 'maybe' },
+    { ...CLAIMS, exp: '9999999999' },
+    { ...CLAIMS, aud: 'elsewhere' },
+    [],
+    'text',
+    null,
+  ]) {
     expect(await reasonOf(await signed({}, claims))).toBe('bad_claims');
   }
   expect(await reasonOf(await signed({}, { ...CLAIMS, iss: 'somebody' }))).toBe('wrong_issuer');
@@ -105,7 +144,10 @@ test("an approver's own key speaks for that approver alone", async () => {
   await writeFile(file, JSON.stringify({ keys: [...keys.trusted, jwk] }));
   const verifier = createVerifier(file);
   expect(await verifier.verify(await signed({ kid: 'ann-key' }, { ...CLAIMS, iss: 'ann-key' }, own.privateKey))).toMatchObject({ ok: true });
-  expect(await verifier.verify(await signed({ kid: 'ann-key' }, { ...CLAIMS, iss: 'ann-key', sub: 'bob' }, own.privateKey))).toEqual({ ok: false, reason: 'wrong_subject' });
+  expect(await verifier.verify(await signed({ kid: 'ann-key' }, { ...CLAIMS, iss: 'ann-key', sub: 'bob' }, own.privateKey))).toEqual({
+    ok: false,
+    reason: 'wrong_subject',
+  });
   expect(await verifier.verify(await signed({ kid: 'ann-key' }, CLAIMS, own.privateKey))).toEqual({ ok: false, reason: 'wrong_issuer' });
 });
 

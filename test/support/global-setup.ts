@@ -6,11 +6,11 @@ import { join } from 'node:path';
 import type { TestProject } from 'vitest/node';
 import { migrate } from '../../adapters/database.ts';
 import { prepareExamples } from '../../cli/stack/examples.ts';
-import { freePorts } from '../../cli/stack/ports.ts';
+import { abandonedHomes } from '../../cli/stack/postgres-user.ts';
 import { startPostgres, stopPostgres } from '../../cli/stack/postgres.ts';
 import { identify, stopProcess } from '../../cli/stack/processes.ts';
 import { ensureTemporal } from '../../cli/stack/temporal-binary.ts';
-import { startTemporal } from '../../cli/stack/temporal.ts';
+import { startTemporalRetrying } from '../../cli/stack/temporal.ts';
 import pg from 'pg';
 import { PASSWORDS, TEMPLATE } from './names.ts';
 
@@ -26,10 +26,14 @@ declare module 'vitest' {
   }
 }
 
+/** Databases of test runs that were killed are recognised by it. */
+const PREFIX = join(tmpdir(), 'holdpoint-test-');
+
 const report = (message: string): void => void process.stderr.write(`${message}\n`);
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
-  const folder = await mkdtemp(join(tmpdir(), 'holdpoint-test-'));
+  for (const { home, stateFolder } of await abandonedHomes()) if (stateFolder.startsWith(PREFIX)) await rm(home, { recursive: true, force: true });
+  const folder = await mkdtemp(PREFIX);
   const stops: (() => Promise<void>)[] = [];
   const teardown = async (): Promise<void> => {
     for (const stop of stops.reverse()) await stop();
@@ -74,8 +78,7 @@ async function makeTemplate(adminUrl: string): Promise<void> {
 }
 
 async function server(program: string, folder: string, stops: (() => Promise<void>)[]): Promise<{ address: string; web: string }> {
-  const [port = 0, webPort = 0] = await freePorts(2);
-  const started = await startTemporal({ program, port, webPort, logFile: join(folder, 'temporal.log') });
+  const started = await startTemporalRetrying({ program, port: 0, webPort: 0, logFile: join(folder, 'temporal.log') });
   stops.push(async () => {
     const identity = started.process.pid === undefined ? undefined : identify(started.process.pid);
     if (identity !== undefined) await stopProcess(identity, ['SIGTERM', 'SIGKILL'], 5_000);

@@ -20,7 +20,9 @@ async function answer(url: string, sql: string): Promise<unknown[]> {
 
 test('the worker role reads the ledger and cannot write decisions', async () => {
   expect(await answer(database.workerUrl, 'SELECT count(*)::int AS n FROM audit_events')).toEqual([{ n: 0 }]);
-  await expect(answer(database.workerUrl, `INSERT INTO controls (scope, engaged, changed_by) VALUES ('global', false, 'x')`)).rejects.toThrow(/permission denied/);
+  await expect(answer(database.workerUrl, `INSERT INTO controls (scope, engaged, changed_by) VALUES ('global', false, 'x')`)).rejects.toThrow(
+    /permission denied/,
+  );
 });
 
 test('the role of the example tool sees its own table and nothing of the ledger', async () => {

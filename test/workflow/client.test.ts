@@ -1,7 +1,16 @@
 import { randomUUID } from 'node:crypto';
 import { Client, Connection } from '@temporalio/client';
 import { afterAll, beforeAll, expect, inject, test } from 'vitest';
-import { cancelRun, connectTemporal, deliverDecision, describeRun, notifyControls, type StartRequest, startRegisteredRun, type TemporalClient } from '../../client/temporal.ts';
+import {
+  cancelRun,
+  connectTemporal,
+  deliverDecision,
+  describeRun,
+  notifyControls,
+  type StartRequest,
+  startRegisteredRun,
+  type TemporalClient,
+} from '../../client/temporal.ts';
 import { freePort } from '../../cli/stack/ports.ts';
 import { ERROR_TABLE } from '../../core/errors.ts';
 import { call, executed, gated, startHarness, type Harness } from './harness.ts';
@@ -18,8 +27,13 @@ afterAll(async () => {
 });
 
 const startRequest = (more: Partial<StartRequest> = {}): StartRequest => ({
-  run_id: `run_${randomUUID()}`, start_request_id: randomUUID(), task_queue: harness.taskQueue, summary: 'bot: to test', details: '**details**',
-  input: { agent: 'bot', requester: 'rita', planner: { type: 'script', calls: [] } }, ...more,
+  run_id: `run_${randomUUID()}`,
+  start_request_id: randomUUID(),
+  task_queue: harness.taskQueue,
+  summary: 'bot: to test',
+  details: '**details**',
+  input: { agent: 'bot', requester: 'rita', planner: { type: 'script', calls: [] } },
+  ...more,
 });
 
 test('repeating a start answers with the same execution, also when the run has closed', async () => {
@@ -70,7 +84,12 @@ test('a run that took the id after ours closed is not ours', async () => {
   const first = await startRegisteredRun(client, request);
   await run.result();
   harness.expectRun(request.run_id, { steps: [[call('a')]], call: gated() });
-  await harness.client.workflow.start('agentRun', { workflowId: request.run_id, taskQueue: harness.taskQueue, args: [{}], workflowIdReusePolicy: 'ALLOW_DUPLICATE' });
+  await harness.client.workflow.start('agentRun', {
+    workflowId: request.run_id,
+    taskQueue: harness.taskQueue,
+    args: [{}],
+    workflowIdReusePolicy: 'ALLOW_DUPLICATE',
+  });
   expect(await describeRun(client, request.run_id, first)).toEqual({ closed: 'COMPLETED' });
   await expect(startRegisteredRun(client, request)).rejects.toMatchObject({ code: 'idempotency_conflict' });
   await harness.client.workflow.getHandle(request.run_id).terminate();

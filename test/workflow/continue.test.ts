@@ -15,8 +15,15 @@ let harness: Harness;
 beforeAll(async () => {
   const port = await freePort();
   const address = `127.0.0.1:${port}`;
-  const values = ['limit.historyCount.suggestContinueAsNew=60', 'system.enableActivityEagerExecution=true'].flatMap((value) => ['--dynamic-config-value', value]);
-  server = spawn(inject('temporalProgram'), ['server', 'start-dev', '--headless', '--ip', '127.0.0.1', '--port', String(port), '--log-level', 'error', ...values], { stdio: 'ignore' });
+  const values = ['limit.historyCount.suggestContinueAsNew=60', 'system.enableActivityEagerExecution=true'].flatMap((value) => [
+    '--dynamic-config-value',
+    value,
+  ]);
+  server = spawn(
+    inject('temporalProgram'),
+    ['server', 'start-dev', '--headless', '--ip', '127.0.0.1', '--port', String(port), '--log-level', 'error', ...values],
+    { stdio: 'ignore' },
+  );
   const connection = await eventually(() => Connection.connect({ address, connectTimeout: 500 }).catch(() => undefined), 'the server answers');
   await eventually(() => connection.workflowService.describeNamespace({ namespace: 'default' }).catch(() => undefined), 'the namespace is there');
   await connection.close();
@@ -59,7 +66,12 @@ test('a waiting run continues as new with its requests, its deadline and its mai
   await eventually(async () => ((await run.state()).pending[0]?.pending_id === 'apr_1_2' ? true : undefined), 'the second waits');
   await run.grant('apr_1_2');
   expect((await run.result()).stop_reason).toBe('completed');
-  expect(run.asked<CallInput>('callTool').filter((input) => input.tokens).map((input) => input.call_id)).toEqual(['1.1', '1.2']);
+  expect(
+    run
+      .asked<CallInput>('callTool')
+      .filter((input) => input.tokens)
+      .map((input) => input.call_id),
+  ).toEqual(['1.1', '1.2']);
   await replayAndKeep('continued', run);
 });
 
@@ -77,7 +89,11 @@ test('the deadline of a request survives continuing as new', async () => {
 test('a grant behind a waiting call is not lost when the run continues as new', async () => {
   const granted = new Set<string>();
   const state = (id: string): RequestState => (granted.has(id) ? approved(id) : open(id));
-  const run = await harness.start({ steps: [[call('a'), call('b')]], call: (input) => (input.tokens ? executed() : waiting(input, `apr_${input.tool}`)), verify: (input) => input.open.map(state) });
+  const run = await harness.start({
+    steps: [[call('a'), call('b')]],
+    call: (input) => (input.tokens ? executed() : waiting(input, `apr_${input.tool}`)),
+    verify: (input) => input.open.map(state),
+  });
   await run.waiting();
   granted.add('apr_b');
   await run.grant('apr_b');
@@ -87,14 +103,24 @@ test('a grant behind a waiting call is not lost when the run continues as new', 
   granted.add('apr_a');
   await run.grant('apr_a');
   expect((await run.result()).stop_reason).toBe('completed');
-  expect(run.asked<CallInput>('callTool').filter((input) => input.tokens).map((input) => input.tool)).toEqual(['a', 'b']);
+  expect(
+    run
+      .asked<CallInput>('callTool')
+      .filter((input) => input.tokens)
+      .map((input) => input.tool),
+  ).toEqual(['a', 'b']);
 });
 
 test('decisions in a flood that spans several executions are found: the ledger is asked after every batch', async () => {
   let decided = false;
-  const run = await harness.start({ steps: [[call('a')]], call: gated(), verify: (input: VerifyInput) => input.open.map((id) => (decided ? approved(id) : open(id))) });
+  const run = await harness.start({
+    steps: [[call('a')]],
+    call: gated(),
+    verify: (input: VerifyInput) => input.open.map((id) => (decided ? approved(id) : open(id))),
+  });
   await run.waiting();
-  for (let sent = 0; sent < 1_000; sent += 100) await Promise.all(Array.from({ length: 100 }, (_, index) => run.deny('apr_1_1', `${'j'.repeat(2_000)}.${sent + index}`)));
+  for (let sent = 0; sent < 1_000; sent += 100)
+    await Promise.all(Array.from({ length: 100 }, (_, index) => run.deny('apr_1_1', `${'j'.repeat(2_000)}.${sent + index}`)));
   decided = true;
   await run.grant('apr_1_1');
   expect((await run.result()).stop_reason).toBe('completed');

@@ -14,7 +14,8 @@ const PLANNER_STEP = 6;
 async function eventsOfCalls(run: ScriptedRun, steps: number): Promise<number> {
   const history = await run.handle.fetchHistory();
   const events = history.events ?? [];
-  const scheduled = (type: string) => events.filter((event) => event.activityTaskScheduledEventAttributes?.activityType?.name === type).map((event) => Number(event.eventId));
+  const scheduled = (type: string) =>
+    events.filter((event) => event.activityTaskScheduledEventAttributes?.activityType?.name === type).map((event) => Number(event.eventId));
   const [first = 0] = scheduled('callTool');
   const last = scheduled('planNextStep').at(-1) ?? 0;
   // From one schedule to the next is the cost of what is between; each step but the last has a planner step of its own.
@@ -53,7 +54,9 @@ test('search attributes, summaries and details tell the story', async () => {
   await run.grant('apr_1_1');
   await run.result();
   expect(await attributes()).toMatchObject({ HoldpointStatus: ['stopped'], HoldpointStopReason: ['completed'] });
-  const summaries = (await run.handle.fetchHistory()).events?.flatMap((event) => (event.userMetadata?.summary?.data ? [JSON.parse(new TextDecoder().decode(event.userMetadata.summary.data)) as string] : []));
+  const summaries = (await run.handle.fetchHistory()).events?.flatMap((event) =>
+    event.userMetadata?.summary?.data ? [JSON.parse(new TextDecoder().decode(event.userMetadata.summary.data)) as string] : [],
+  );
   expect(summaries).toContain('approval of email.send (apr_1_1) ends');
   expect(summaries).toContain('1.1 email.send: execute if approved');
 });

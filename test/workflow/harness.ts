@@ -5,7 +5,18 @@ import { Client, Connection, type WorkflowHandle } from '@temporalio/client';
 import { DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
 import { inject } from 'vitest';
 import type {
-  AgentActivities, CallInput, CallResult, CloseRequestInput, PendingView, PlannedCall, PlanResult, RequestState, RunResult, RunState, Stop, VerifyInput,
+  AgentActivities,
+  CallInput,
+  CallResult,
+  CloseRequestInput,
+  PendingView,
+  PlannedCall,
+  PlanResult,
+  RequestState,
+  RunResult,
+  RunState,
+  Stop,
+  VerifyInput,
 } from '../../core/run-contract.ts';
 import type { StopReason } from '../../core/words.ts';
 import { eventually } from '../support/index.ts';
@@ -59,20 +70,44 @@ export const invalid = (): CallResult => ({ status: 'invalid', code: 'unknown_to
 
 export function request(input: { call_id: string; tool: string }, pendingId: string, remainingMs = 60_000, more: Partial<PendingView> = {}): PendingView {
   return {
-    pending_id: pendingId, call_id: input.call_id, tool: input.tool, preview: `${input.tool} to somebody`, reason: 'writes need approval', rule: 'required_for',
-    tier: 'default', args_hash: 'sha256:0', quorum: 1, missing: 1, expires_at: new Date(Date.now() + remainingMs).toISOString(), remaining_ms: remainingMs, ...more,
+    pending_id: pendingId,
+    call_id: input.call_id,
+    tool: input.tool,
+    preview: `${input.tool} to somebody`,
+    reason: 'writes need approval',
+    rule: 'required_for',
+    tier: 'default',
+    args_hash: 'sha256:0',
+    quorum: 1,
+    missing: 1,
+    expires_at: new Date(Date.now() + remainingMs).toISOString(),
+    remaining_ms: remainingMs,
+    ...more,
   };
 }
 export function waiting(input: { call_id: string; tool: string }, pendingId: string, remainingMs = 60_000, more: Partial<PendingView> = {}): CallResult {
   return { status: 'waiting', request: request(input, pendingId, remainingMs, more) };
 }
-export const open = (pendingId: string, remainingMs = 60_000): RequestState => ({ pending_id: pendingId, status: 'open', missing: 1, quorum: 1, remaining_ms: remainingMs });
+export const open = (pendingId: string, remainingMs = 60_000): RequestState => ({
+  pending_id: pendingId,
+  status: 'open',
+  missing: 1,
+  quorum: 1,
+  remaining_ms: remainingMs,
+});
 export const approved = (pendingId: string): RequestState => ({ pending_id: pendingId, status: 'approved', tokens: ['good'] });
-export const refusedState = (pendingId: string, reason: StopReason, final = true): RequestState => ({ pending_id: pendingId, status: 'refused', final, stop: stopOf(reason) });
+export const refusedState = (pendingId: string, reason: StopReason, final = true): RequestState => ({
+  pending_id: pendingId,
+  status: 'refused',
+  final,
+  stop: stopOf(reason),
+});
 
 /** The usual gateway: each call asks, the token `good` lets it through. */
-export const gated = (remainingMs?: number) => (input: CallInput): CallResult =>
-  input.tokens?.includes('good') ? executed() : waiting(input, pendingOf(input.call_id), remainingMs);
+export const gated =
+  (remainingMs?: number) =>
+  (input: CallInput): CallResult =>
+    input.tokens?.includes('good') ? executed() : waiting(input, pendingOf(input.call_id), remainingMs);
 export const pendingOf = (callId: string): string => `apr_${callId.replace('.', '_')}`;
 
 Runtime.install({ logger: new DefaultLogger('ERROR') });
@@ -129,8 +164,12 @@ export async function startHarness(options: { address?: string; maxCachedWorkflo
   const taskQueue = `workflow-test-${randomUUID()}`;
   const [native, connection] = await Promise.all([NativeConnection.connect({ address }), Connection.connect({ address })]);
   const worker = await Worker.create({
-    connection: native, taskQueue, activities, workflowBundle: { codePath: inject('workflowBundlePath') },
-    maxCachedWorkflows: options.maxCachedWorkflows ?? 100, stickyQueueScheduleToStartTimeout: '1s',
+    connection: native,
+    taskQueue,
+    activities,
+    workflowBundle: { codePath: inject('workflowBundlePath') },
+    maxCachedWorkflows: options.maxCachedWorkflows ?? 100,
+    stickyQueueScheduleToStartTimeout: '1s',
   });
   const running = worker.run();
   const client = new Client({ connection });
@@ -165,14 +204,20 @@ function runOf(handle: WorkflowHandle, notes: Note[]): ScriptedRun {
     notes,
     asked: <T>(verb: Verb) => notes.filter((note) => note.verb === verb).map((note) => note.input as T),
     state,
-    waiting: () => eventually(async () => {
-      const now = await state();
-      return now.status === 'waiting' ? now : undefined;
-    }, 'the run waits'),
+    waiting: () =>
+      eventually(async () => {
+        const now = await state();
+        return now.status === 'waiting' ? now : undefined;
+      }, 'the run waits'),
     result: () => handle.result() as Promise<RunResult>,
     async events() {
       const history = await handle.fetchHistory();
-      return (history.events ?? []).map((event) => Object.keys(event).find((key) => key.endsWith('EventAttributes'))?.replace('EventAttributes', '') ?? '?');
+      return (history.events ?? []).map(
+        (event) =>
+          Object.keys(event)
+            .find((key) => key.endsWith('EventAttributes'))
+            ?.replace('EventAttributes', '') ?? '?',
+      );
     },
     grant: (pendingId, token = 'good') => handle.signal<unknown[]>('approval_granted', { pending_id: pendingId, token }),
     deny: (pendingId, token = 'good') => handle.signal<unknown[]>('approval_denied', { pending_id: pendingId, token }),

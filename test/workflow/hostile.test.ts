@@ -16,17 +16,34 @@ afterAll(() => harness.stop());
 
 const one = [[call('email.send')]];
 const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
-const payload = (encoding: string | undefined, data: string): Payload => ({ ...(encoding === undefined ? {} : { metadata: { encoding: bytes(encoding) } }), data: bytes(data) });
+const payload = (encoding: string | undefined, data: string): Payload => ({
+  ...(encoding === undefined ? {} : { metadata: { encoding: bytes(encoding) } }),
+  data: bytes(data),
+});
 
 async function signalRaw(run: ScriptedRun, signalName: string, payloads: Payload[]): Promise<void> {
   const { client } = harness;
   await client.workflowService.signalWorkflowExecution({
-    namespace: 'default', workflowExecution: { workflowId: run.handle.workflowId }, signalName, requestId: randomUUID(), input: { payloads },
+    namespace: 'default',
+    workflowExecution: { workflowId: run.handle.workflowId },
+    signalName,
+    requestId: randomUUID(),
+    input: { payloads },
   });
 }
 
 async function signalByCli(run: ScriptedRun, name: string, ...args: string[]): Promise<void> {
-  await promisify(execFile)(inject('temporalProgram'), ['workflow', 'signal', '--address', inject('temporalAddress'), '--workflow-id', run.handle.workflowId, '--name', name, ...args]);
+  await promisify(execFile)(inject('temporalProgram'), [
+    'workflow',
+    'signal',
+    '--address',
+    inject('temporalAddress'),
+    '--workflow-id',
+    run.handle.workflowId,
+    '--name',
+    name,
+    ...args,
+  ]);
 }
 
 /** Numbers of Temporal's causes with which the server itself gives a task again while signals pour in: unhandled command, too many buffered events. */
@@ -35,7 +52,9 @@ const SERVER_CAUSES = new Set([1, 17]);
 /** Workflow tasks that our own code failed. */
 async function failedTasks(run: ScriptedRun): Promise<number> {
   const history = await run.handle.fetchHistory();
-  const causes = (history.events ?? []).flatMap((event) => (event.workflowTaskFailedEventAttributes ? [event.workflowTaskFailedEventAttributes.cause ?? 0] : []));
+  const causes = (history.events ?? []).flatMap((event) =>
+    event.workflowTaskFailedEventAttributes ? [event.workflowTaskFailedEventAttributes.cause ?? 0] : [],
+  );
   return causes.filter((cause) => !SERVER_CAUSES.has(cause)).length;
 }
 
@@ -61,17 +80,20 @@ const POISON: [string, Payload[]][] = [
 ];
 
 describe('a waiting run', () => {
-  test.each(['approval_granted', 'approval_denied', 'controls_changed', 'no_such_signal', '__temporal_made_up', '__stack_trace'])('no payload of signal %s wedges it: it waits on, a good decision still counts', async (name) => {
-    const run = await harness.start({ steps: one, call: gated() });
-    await run.waiting();
-    for (const [, payloads] of POISON) await signalRaw(run, name, payloads);
-    expect((await run.waiting()).pending).toHaveLength(1);
-    expect(run.asked('verifyDecisions')).toEqual([]);
-    expect(run.asked<CallInput>('callTool').every((input) => input.tokens === undefined)).toBe(true);
-    await run.grant('apr_1_1');
-    expect((await run.result()).stop_reason).toBe('completed');
-    expect(await failedTasks(run)).toBe(0);
-  });
+  test.each(['approval_granted', 'approval_denied', 'controls_changed', 'no_such_signal', '__temporal_made_up', '__stack_trace'])(
+    'no payload of signal %s wedges it: it waits on, a good decision still counts',
+    async (name) => {
+      const run = await harness.start({ steps: one, call: gated() });
+      await run.waiting();
+      for (const [, payloads] of POISON) await signalRaw(run, name, payloads);
+      expect((await run.waiting()).pending).toHaveLength(1);
+      expect(run.asked('verifyDecisions')).toEqual([]);
+      expect(run.asked<CallInput>('callTool').every((input) => input.tokens === undefined)).toBe(true);
+      await run.grant('apr_1_1');
+      expect((await run.result()).stop_reason).toBe('completed');
+      expect(await failedTasks(run)).toBe(0);
+    },
+  );
 
   test('after all of them the deadline still fires', async () => {
     const run = await harness.start({ steps: one, call: gated(3_000) });
@@ -98,7 +120,9 @@ describe('a waiting run', () => {
     const run = await harness.start({ steps: one, call: gated() });
     await run.waiting();
     const answer = await harness.client.workflowService.queryWorkflow({
-      namespace: 'default', execution: { workflowId: run.handle.workflowId }, query: { queryType: 'state', queryArgs: { payloads: [payload('what/ever', 'x')] } },
+      namespace: 'default',
+      execution: { workflowId: run.handle.workflowId },
+      query: { queryType: 'state', queryArgs: { payloads: [payload('what/ever', 'x')] } },
     });
     expect(answer.queryResult?.payloads).toHaveLength(1);
     await run.handle.terminate();
@@ -110,8 +134,18 @@ describe('a waiting run', () => {
     for (const token of [5, null, undefined, 'x'.repeat(LIMITS.token + 1), 'not a token!', '\u{1f600}']) {
       await run.handle.signal<unknown[]>('approval_denied', { pending_id: 'apr_1_1', token });
     }
-    await eventually(() => (run.asked<VerifyInput>('verifyDecisions').flatMap((input) => input.messages).length === 6 ? true : undefined), 'six messages are verified');
-    expect(run.asked<VerifyInput>('verifyDecisions').flatMap((input) => input.messages.map((message) => message.token))).toEqual([null, null, null, null, null, null]);
+    await eventually(
+      () => (run.asked<VerifyInput>('verifyDecisions').flatMap((input) => input.messages).length === 6 ? true : undefined),
+      'six messages are verified',
+    );
+    expect(run.asked<VerifyInput>('verifyDecisions').flatMap((input) => input.messages.map((message) => message.token))).toEqual([
+      null,
+      null,
+      null,
+      null,
+      null,
+      null,
+    ]);
     expect((await run.waiting()).pending).toHaveLength(1);
     await run.handle.terminate();
   });
@@ -151,14 +185,20 @@ describe('a waiting run', () => {
 });
 
 describe('a run that somebody else starts', () => {
-  test.each([[null], ['text'], [{ version: 1 }], [{ version: 1, run: { slots: [null] }, mail: [], judged: [] }]])('a forged second argument %j is ignored', async (carried) => {
-    const run = await harness.start({ steps: [], call: executed }, { carried });
-    expect((await run.result()).stop_reason).toBe('completed');
-    expect(run.asked('openRun')).toHaveLength(1);
-  });
+  test.each([[null], ['text'], [{ version: 1 }], [{ version: 1, run: { slots: [null] }, mail: [], judged: [] }]])(
+    'a forged second argument %j is ignored',
+    async (carried) => {
+      const run = await harness.start({ steps: [], call: executed }, { carried });
+      expect((await run.result()).stop_reason).toBe('completed');
+      expect(run.asked('openRun')).toHaveLength(1);
+    },
+  );
 
   test('a planner with a hostile tool name does not wedge the run', async () => {
-    const run = await harness.start({ steps: [[call('\u{1f600}'.repeat(100)), call('\ud800 \u202e `x`\n\n# y')]], call: (input, attempt) => (attempt === 1 ? waiting(input, `apr_${input.call_id.at(-1)}`, 60_000, { preview: '<script>`'.repeat(5_000) }) : executed()) });
+    const run = await harness.start({
+      steps: [[call('\u{1f600}'.repeat(100)), call('\ud800 \u202e `x`\n\n# y')]],
+      call: (input, attempt) => (attempt === 1 ? waiting(input, `apr_${input.call_id.at(-1)}`, 60_000, { preview: '<script>`'.repeat(5_000) }) : executed()),
+    });
     expect((await run.waiting()).pending).toHaveLength(2);
     expect(await failedTasks(run)).toBe(0);
     await run.handle.terminate();

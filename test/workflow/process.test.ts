@@ -18,8 +18,17 @@ beforeAll(async () => {
   [database, folder] = await Promise.all([freshDatabase(), temporaryFolder('holdpoint-worker-')]);
   const policy = join(folder.path, 'holdpoint.yaml');
   await writeFile(policy, 'tools: []\n');
-  await writeFile(join(folder.path, 'worker.mjs'), `import { runWorker } from '${new URL('../../worker/main.ts', import.meta.url).href}';\nawait runWorker();\n`);
-  environment = { DATABASE_URL: database.workerUrl, HOLDPOINT_CONFIG: policy, HOLDPOINT_JWKS: join(folder.path, 'jwks.json'), HOLDPOINT_TASK_QUEUE: `process-${folder.path}`, TEMPORAL_ADDRESS: inject('temporalAddress') };
+  await writeFile(
+    join(folder.path, 'worker.mjs'),
+    `import { runWorker } from '${new URL('../../worker/main.ts', import.meta.url).href}';\nawait runWorker();\n`,
+  );
+  environment = {
+    DATABASE_URL: database.workerUrl,
+    HOLDPOINT_CONFIG: policy,
+    HOLDPOINT_JWKS: join(folder.path, 'jwks.json'),
+    HOLDPOINT_TASK_QUEUE: `process-${folder.path}`,
+    TEMPORAL_ADDRESS: inject('temporalAddress'),
+  };
 });
 afterAll(async () => {
   await database.drop();
@@ -35,11 +44,16 @@ interface Started {
 function startProcess(more: Record<string, string> = {}): Started {
   const child = spawn(process.execPath, ['--import', 'tsx', join(folder.path, 'worker.mjs')], {
     cwd: new URL('../..', import.meta.url),
-    env: { PATH: process.env.PATH, HOME: process.env.HOME, ...environment, ...more }, stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+    env: { PATH: process.env.PATH, HOME: process.env.HOME, ...environment, ...more },
+    stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
   });
   const text = { out: '', err: '' };
-  child.stdout?.on('data', (data: Buffer) => { text.out += data.toString(); });
-  child.stderr?.on('data', (data: Buffer) => { text.err += data.toString(); });
+  child.stdout?.on('data', (data: Buffer) => {
+    text.out += data.toString();
+  });
+  child.stderr?.on('data', (data: Buffer) => {
+    text.err += data.toString();
+  });
   return { child, out: () => text.out, err: () => text.err };
 }
 
@@ -69,14 +83,19 @@ test('a worker whose parent is gone ends by itself', async () => {
 });
 
 test('an environment that is wrong names every variable', () => {
-  expect(() => readWorkerConfig({ DATABASE_URL: 'mysql://x', HOLDPOINT_MAX_CACHED_RUNS: '-1' })).toThrow(/DATABASE_URL.*HOLDPOINT_CONFIG.*HOLDPOINT_JWKS.*HOLDPOINT_MAX_CACHED_RUNS/);
+  expect(() => readWorkerConfig({ DATABASE_URL: 'mysql://x', HOLDPOINT_MAX_CACHED_RUNS: '-1' })).toThrow(
+    /DATABASE_URL.*HOLDPOINT_CONFIG.*HOLDPOINT_JWKS.*HOLDPOINT_MAX_CACHED_RUNS/,
+  );
 });
 
 test('a Temporal server that does not answer is temporal_unreachable, with its address', async () => {
   const before = process.env.TEMPORAL_ADDRESS;
   process.env.TEMPORAL_ADDRESS = `127.0.0.1:${await freePort()}`;
   const retries: string[] = [];
-  await expect(connectWorker({ patienceMs: 1_000, onRetry: (message) => retries.push(message) })).rejects.toMatchObject({ code: 'temporal_unreachable', message: expect.stringContaining(process.env.TEMPORAL_ADDRESS) });
+  await expect(connectWorker({ patienceMs: 1_000, onRetry: (message) => retries.push(message) })).rejects.toMatchObject({
+    code: 'temporal_unreachable',
+    message: expect.stringContaining(process.env.TEMPORAL_ADDRESS),
+  });
   expect(retries.length).toBeGreaterThan(0);
   if (before === undefined) delete process.env.TEMPORAL_ADDRESS;
   else process.env.TEMPORAL_ADDRESS = before;
@@ -90,7 +109,9 @@ test('a database that does not answer is database_unreachable, and nothing is le
 test('on a bare namespace the search attributes are added once, and a second look finds them', async () => {
   const port = await freePort();
   const address = `127.0.0.1:${port}`;
-  const server = spawn(inject('temporalProgram'), ['server', 'start-dev', '--headless', '--ip', '127.0.0.1', '--port', String(port), '--log-level', 'error'], { stdio: 'ignore' });
+  const server = spawn(inject('temporalProgram'), ['server', 'start-dev', '--headless', '--ip', '127.0.0.1', '--port', String(port), '--log-level', 'error'], {
+    stdio: 'ignore',
+  });
   const before = process.env.TEMPORAL_ADDRESS;
   process.env.TEMPORAL_ADDRESS = address;
   try {

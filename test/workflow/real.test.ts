@@ -30,13 +30,17 @@ let working: Promise<void>;
 let admin: pg.Client;
 const effects: { tool: string; args: unknown; key: string }[] = [];
 
-const act = (name: string, kind: 'read' | 'write') => defineTool({
-  name, kind, idempotent: true, input: z.strictObject({ note: z.string() }),
-  execute: async (args, context) => {
-    effects.push({ tool: name, args, key: context.idempotency_key });
-    return { done: true };
-  },
-});
+const act = (name: string, kind: 'read' | 'write') =>
+  defineTool({
+    name,
+    kind,
+    idempotent: true,
+    input: z.strictObject({ note: z.string() }),
+    execute: async (args, context) => {
+      effects.push({ tool: name, args, key: context.idempotency_key });
+      return { done: true };
+    },
+  });
 
 beforeAll(async () => {
   process.env.TEMPORAL_ADDRESS = inject('temporalAddress');
@@ -44,16 +48,32 @@ beforeAll(async () => {
   const at = (name: string): string => join(folder.path, name);
   await writeFile(at('holdpoint.yaml'), POLICY);
   const identity = (principal: string, role: string, key: string) => ({ principal, roles: [role], key_sha256: createHash('sha256').update(key).digest('hex') });
-  await writeFile(at('identities.json'), JSON.stringify({ identities: [identity('olga', 'operator', keys.operator), identity('alice', 'approver', keys.approver)] }));
+  await writeFile(
+    at('identities.json'),
+    JSON.stringify({ identities: [identity('olga', 'operator', keys.operator), identity('alice', 'approver', keys.approver)] }),
+  );
   const taskQueue = `real-${randomUUID()}`;
   const common = { HOLDPOINT_TASK_QUEUE: taskQueue, HOLDPOINT_CONFIG: at('holdpoint.yaml'), HOLDPOINT_JWKS: at('jwks.json') };
-  const serve = readServerConfig({ ...common, DATABASE_URL: database.serveUrl, HOLDPOINT_KEYS_DIR: at('keys'), HOLDPOINT_CHECKPOINTS_DIR: at('checkpoints'), HOLDPOINT_IDENTITIES: at('identities.json'), PORT: '0' });
+  const serve = readServerConfig({
+    ...common,
+    DATABASE_URL: database.serveUrl,
+    HOLDPOINT_KEYS_DIR: at('keys'),
+    HOLDPOINT_CHECKPOINTS_DIR: at('checkpoints'),
+    HOLDPOINT_IDENTITIES: at('identities.json'),
+    PORT: '0',
+  });
   const log = { debug() {}, info() {}, warn() {}, error() {} };
   service = await startService(serve, runsOnTemporal(temporal, taskQueue), log);
   worker = await createWorker({
     config: readWorkerConfig({ ...common, DATABASE_URL: database.workerUrl }),
     tools: [act('email.send', 'write'), act('db.write', 'write'), act('search.read', 'read'), act('admin.drop', 'write')],
-    planners: { broken: { plan: async () => { throw new Error('no idea'); } } },
+    planners: {
+      broken: {
+        plan: async () => {
+          throw new Error('no idea');
+        },
+      },
+    },
   });
   working = worker.run();
   admin = new pg.Client({ connectionString: database.adminUrl });
@@ -80,11 +100,18 @@ async function api<T>(who: keyof typeof keys, path: string, body?: unknown): Pro
   return answer;
 }
 const start = (calls: string[], more: object = {}): Promise<RunView> =>
-  api<RunView>('operator', '/v1/runs?wait=20', { agent: 'bot', requester: 'rita', planner: { type: 'script', calls: calls.map((tool) => ({ tool, args: { note: tool } })) }, ...more });
+  api<RunView>('operator', '/v1/runs?wait=20', {
+    agent: 'bot',
+    requester: 'rita',
+    planner: { type: 'script', calls: calls.map((tool) => ({ tool, args: { note: tool } })) },
+    ...more,
+  });
 const stoppedRun = (id: string): Promise<RunView> => api<RunView>('operator', `/v1/runs/${id}?wait=30&until=stopped`);
-const decide = (pendingId: string | null, outcome: 'approved' | 'denied'): Promise<{ status: string }> => api('approver', `/v1/approvals/${pendingId}/decision`, { outcome });
+const decide = (pendingId: string | null, outcome: 'approved' | 'denied'): Promise<{ status: string }> =>
+  api('approver', `/v1/approvals/${pendingId}/decision`, { outcome });
 const effectsOf = (runId: string) => effects.filter((effect) => effect.key.startsWith(runId)).map((effect) => effect.tool);
-const events = async (runId: string): Promise<string[]> => (await admin.query<{ outcome: string }>('SELECT outcome FROM audit_events WHERE run_id = $1 ORDER BY seq', [runId])).rows.map((row) => row.outcome);
+const events = async (runId: string): Promise<string[]> =>
+  (await admin.query<{ outcome: string }>('SELECT outcome FROM audit_events WHERE run_id = $1 ORDER BY seq', [runId])).rows.map((row) => row.outcome);
 
 describe('a run started through the API', () => {
   test('waits, is approved, executes once and is recorded', async () => {
@@ -143,7 +170,10 @@ describe('a run started through the API', () => {
       await handle.signal<unknown[]>('approval_granted', { pending_id: run.pending_id, token });
       await handle.signal<unknown[]>('approval_denied', { pending_id: run.pending_id, token });
     }
-    await eventually(async () => ((await events(run.run_id)).filter((outcome) => outcome === 'decision_rejected').length >= 4 ? true : undefined), 'the junk is on record');
+    await eventually(
+      async () => ((await events(run.run_id)).filter((outcome) => outcome === 'decision_rejected').length >= 4 ? true : undefined),
+      'the junk is on record',
+    );
     expect(await api<RunView>('operator', `/v1/runs/${run.run_id}`)).toMatchObject({ status: 'waiting' });
     await decide(run.pending_id, 'approved');
     expect(await stoppedRun(run.run_id)).toMatchObject({ stop_reason: 'completed' });
@@ -154,7 +184,7 @@ describe('a run started through the API', () => {
 test('a workflow that nobody registered asks for every write as the agent unverified', async () => {
   const workflowId = `run_${randomUUID()}`;
   const input = { agent: 'bot', requester: 'rita', planner: { type: 'script', calls: [{ tool: 'email.send', args: { note: 'x' } }] } };
-  const { taskQueue } = (await temporal.workflow.getHandle((await start(['search.read'])).run_id).describe());
+  const { taskQueue } = await temporal.workflow.getHandle((await start(['search.read'])).run_id).describe();
   const handle = await temporal.workflow.start('agentRun', { workflowId, taskQueue, args: [input] });
   const state = await eventually(async () => {
     const now = await handle.query<{ status: string; pending: { pending_id: string }[] }>('state');

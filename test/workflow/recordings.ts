@@ -69,7 +69,8 @@ export const RECORDINGS: Recording[] = [
     script: { steps: one, call: gated() },
     drive: async (run) => {
       await run.waiting();
-      for (const argument of [null, 7, { pending_id: 'apr_other', token: 'x' }, { pending_id: 'apr_1_1', token: 7 }]) await run.handle.signal<unknown[]>('approval_granted', argument);
+      for (const argument of [null, 7, { pending_id: 'apr_other', token: 'x' }, { pending_id: 'apr_1_1', token: 7 }])
+        await run.handle.signal<unknown[]>('approval_granted', argument);
       await run.handle.signal('controls_changed');
       await run.handle.signal('no_such_signal');
       await run.waiting();

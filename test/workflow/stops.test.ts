@@ -4,7 +4,21 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { CallInput, CloseRequestInput, CloseRunInput } from '../../core/run-contract.ts';
 import { eventually } from '../support/index.ts';
 import {
-  approved, call, executed, gated, invalid, open, pendingOf, ready, refused, refusedState, startHarness, stopOf, stopped, waiting, type Harness,
+  approved,
+  call,
+  executed,
+  gated,
+  invalid,
+  open,
+  pendingOf,
+  ready,
+  refused,
+  refusedState,
+  startHarness,
+  stopOf,
+  stopped,
+  waiting,
+  type Harness,
 } from './harness.ts';
 
 let harness: Harness;
@@ -20,7 +34,12 @@ describe('an approval', () => {
   test('a waiting run says what it waits for, and executes once when granted', async () => {
     const run = await harness.start({ steps: one, call: gated() });
     const state = await run.waiting();
-    expect(state).toMatchObject({ status: 'waiting', stop_reason: 'approval_required', pending: [{ pending_id: 'apr_1_1', tool: 'email.send' }], calls: [{ call_id: '1.1', status: 'waiting' }] });
+    expect(state).toMatchObject({
+      status: 'waiting',
+      stop_reason: 'approval_required',
+      pending: [{ pending_id: 'apr_1_1', tool: 'email.send' }],
+      calls: [{ call_id: '1.1', status: 'waiting' }],
+    });
     await run.grant('apr_1_1');
     expect(await run.result()).toMatchObject({ stop_reason: 'completed', status: 'stopped', run_id: run.handle.workflowId, usage: { active_seconds: 0.5 } });
     expect(run.notes.map((note) => note.verb)).toEqual(['openRun', 'planNextStep', 'callTool', 'callTool', 'planNextStep', 'closeRun']);
@@ -47,7 +66,11 @@ describe('an approval', () => {
 
   test('a timer that the ledger calls early is set again for the remaining time', async () => {
     let asked = 0;
-    const run = await harness.start({ steps: one, call: gated(300), close: (input) => (++asked === 1 ? open(input.pending_id, 700) : refusedState(input.pending_id, 'approval_timeout')) });
+    const run = await harness.start({
+      steps: one,
+      call: gated(300),
+      close: (input) => (++asked === 1 ? open(input.pending_id, 700) : refusedState(input.pending_id, 'approval_timeout')),
+    });
     expect((await run.result()).stop_reason).toBe('approval_timeout');
     expect((await run.events()).filter((name) => name === 'timerStarted')).toHaveLength(2);
   });
@@ -69,7 +92,11 @@ describe('an approval', () => {
     await eventually(async () => ((await run.state()).pending[0]?.pending_id === 'apr_2' ? true : undefined), 'the second request');
     await run.grant('apr_2');
     expect((await run.result()).stop_reason).toBe('completed');
-    expect(run.asked<CallInput>('callTool').map((input) => [input.mode, input.tokens])).toEqual([['execute', undefined], ['execute', undefined], ['execute', ['good']]]);
+    expect(run.asked<CallInput>('callTool').map((input) => [input.mode, input.tokens])).toEqual([
+      ['execute', undefined],
+      ['execute', undefined],
+      ['execute', ['good']],
+    ]);
   });
 
   test('a quorum above one is judged by verifyDecisions and executes with the tokens of the ledger', async () => {
@@ -77,7 +104,10 @@ describe('an approval', () => {
     const run = await harness.start({
       steps: one,
       call: (input) => (input.tokens ? executed() : waiting(input, 'apr_q', 60_000, { quorum: 2, missing: 2 })),
-      verify: () => (++votes < 2 ? [{ pending_id: 'apr_q', status: 'open', missing: 1, quorum: 2, remaining_ms: 60_000 }] : [{ pending_id: 'apr_q', status: 'approved', tokens: ['t1', 't2'] }]),
+      verify: () =>
+        ++votes < 2
+          ? [{ pending_id: 'apr_q', status: 'open', missing: 1, quorum: 2, remaining_ms: 60_000 }]
+          : [{ pending_id: 'apr_q', status: 'approved', tokens: ['t1', 't2'] }],
     });
     await run.waiting();
     await run.grant('apr_q', 't1');
@@ -89,7 +119,9 @@ describe('an approval', () => {
 
   test('a decision that comes while its request is being made counts once the request is open', async () => {
     let release = (): void => {};
-    const held = new Promise<void>((resolve) => { release = resolve; });
+    const held = new Promise<void>((resolve) => {
+      release = resolve;
+    });
     const run = await harness.start({
       steps: one,
       call: async (input) => {
@@ -119,12 +151,15 @@ describe('an approval', () => {
 });
 
 describe('stops', () => {
-  test.each(['policy_denied', 'budget_exceeded', 'kill_switch', 'approval_expired_unused', 'outcome_unknown', 'tool_failed'] as const)('the gateway stops a run as %s', async (reason) => {
-    const run = await harness.start({ steps: one, call: () => (reason === 'policy_denied' ? refused(true, reason) : stopped(reason)) });
-    expect(await run.result()).toMatchObject({ stop_reason: reason, reason: `it was ${reason}` });
-    expect(run.asked<CloseRunInput>('closeRun')[0]?.stop.stop_reason).toBe(reason);
-    expect(await statusOf(run)).toBe('COMPLETED');
-  });
+  test.each(['policy_denied', 'budget_exceeded', 'kill_switch', 'approval_expired_unused', 'outcome_unknown', 'tool_failed'] as const)(
+    'the gateway stops a run as %s',
+    async (reason) => {
+      const run = await harness.start({ steps: one, call: () => (reason === 'policy_denied' ? refused(true, reason) : stopped(reason)) });
+      expect(await run.result()).toMatchObject({ stop_reason: reason, reason: `it was ${reason}` });
+      expect(run.asked<CloseRunInput>('closeRun')[0]?.stop.stop_reason).toBe(reason);
+      expect(await statusOf(run)).toBe('COMPLETED');
+    },
+  );
 
   test('a planner that is stopped by its budget stops the run', async () => {
     const run = await harness.start({ plan: () => ({ status: 'stopped', stop: { ...stopOf('budget_exceeded'), budget: 'max_steps' } }), call: executed });
@@ -163,7 +198,12 @@ describe('stops', () => {
   });
 
   test('input that the gateway cannot read fails the workflow as invalid_run', async () => {
-    const run = await harness.start({ open: () => { throw ApplicationFailure.nonRetryable('planner is missing', 'invalid_run'); }, call: executed });
+    const run = await harness.start({
+      open: () => {
+        throw ApplicationFailure.nonRetryable('planner is missing', 'invalid_run');
+      },
+      call: executed,
+    });
     const error = await run.handle.result().catch((thrown: unknown) => thrown);
     expect(error).toBeInstanceOf(WorkflowFailedError);
     expect((error as WorkflowFailedError).cause).toMatchObject({ type: 'invalid_run', message: 'planner is missing' });
@@ -177,7 +217,12 @@ describe('stops', () => {
   });
 
   test('a gateway that fails for good leaves an unknown outcome', async () => {
-    const run = await harness.start({ steps: one, call: () => { throw ApplicationFailure.nonRetryable('broken', 'internal'); } });
+    const run = await harness.start({
+      steps: one,
+      call: () => {
+        throw ApplicationFailure.nonRetryable('broken', 'internal');
+      },
+    });
     expect((await run.result()).stop_reason).toBe('outcome_unknown');
   });
 });
@@ -196,39 +241,72 @@ describe('several calls in a step', () => {
     expect((await run.waiting()).calls.map((line) => line.status)).toEqual(['executed', 'waiting', 'ready']);
     await run.grant('apr_b');
     expect((await run.result()).stop_reason).toBe('completed');
-    expect(run.asked<CallInput>('callTool').map((input) => `${input.tool} ${input.mode} ${input.tokens ?? ''}`)).toEqual(['a execute ', 'b execute ', 'c evaluate ', 'b execute good', 'c execute ']);
+    expect(run.asked<CallInput>('callTool').map((input) => `${input.tool} ${input.mode} ${input.tokens ?? ''}`)).toEqual([
+      'a execute ',
+      'b execute ',
+      'c evaluate ',
+      'b execute good',
+      'c execute ',
+    ]);
   });
 
   test('a later sibling that is granted first waits for the earlier one', async () => {
-    const run = await harness.start({ steps: [[call('a'), call('b')]], call: gated(), verify: (input) => input.open.map((id) => (id === 'apr_1_2' ? approved(id) : open(id))) });
+    const run = await harness.start({
+      steps: [[call('a'), call('b')]],
+      call: gated(),
+      verify: (input) => input.open.map((id) => (id === 'apr_1_2' ? approved(id) : open(id))),
+    });
     await run.waiting();
     await run.grant('apr_1_2');
     await eventually(async () => ((await run.state()).calls[1]?.status === 'ready' ? true : undefined), 'the second call is granted');
     expect(run.asked('callTool')).toHaveLength(2);
     await run.grant('apr_1_1');
     expect((await run.result()).stop_reason).toBe('completed');
-    expect(run.asked<CallInput>('callTool').slice(2).map((input) => input.call_id)).toEqual(['1.1', '1.2']);
+    expect(
+      run
+        .asked<CallInput>('callTool')
+        .slice(2)
+        .map((input) => input.call_id),
+    ).toEqual(['1.1', '1.2']);
   });
 
   test('a final refusal of a later sibling closes the earlier request and stops the run', async () => {
     const run = await harness.start({ steps: [[call('a'), call('b')]], call: (input) => (input.tool === 'a' ? waiting(input, 'apr_a') : refused(true)) });
     expect((await run.result()).stop_reason).toBe('policy_denied');
-    expect(run.asked('closeRequest')).toEqual([expect.objectContaining({ pending_id: 'apr_a', why: 'cancelled', detail: 'policy_denied: it was policy_denied' })]);
+    expect(run.asked('closeRequest')).toEqual([
+      expect.objectContaining({ pending_id: 'apr_a', why: 'cancelled', detail: 'policy_denied: it was policy_denied' }),
+    ]);
   });
 
   test('a denied sibling closes all open requests and nothing executes', async () => {
-    const run = await harness.start({ steps: three, call: gated(), verify: (input) => input.open.map((id) => (id === 'apr_1_2' ? refusedState(id, 'approval_denied') : open(id))) });
+    const run = await harness.start({
+      steps: three,
+      call: gated(),
+      verify: (input) => input.open.map((id) => (id === 'apr_1_2' ? refusedState(id, 'approval_denied') : open(id))),
+    });
     await run.waiting();
     await run.deny('apr_1_2');
     expect((await run.result()).stop_reason).toBe('approval_denied');
-    expect(run.asked<CloseRequestInput>('closeRequest').map((input) => input.pending_id).sort()).toEqual(['apr_1_1', 'apr_1_3']);
+    expect(
+      run
+        .asked<CloseRequestInput>('closeRequest')
+        .map((input) => input.pending_id)
+        .sort(),
+    ).toEqual(['apr_1_1', 'apr_1_3']);
     expect(run.asked<CallInput>('callTool').every((input) => input.tokens === undefined)).toBe(true);
   });
 
   test('the nearest deadline of several requests fires first', async () => {
-    const run = await harness.start({ steps: [[call('a'), call('b')]], call: (input) => (input.tokens ? executed() : waiting(input, pendingOf(input.call_id), input.tool === 'a' ? 60_000 : 700)), close: (input) => refusedState(input.pending_id, 'approval_timeout', input.why === 'deadline') });
+    const run = await harness.start({
+      steps: [[call('a'), call('b')]],
+      call: (input) => (input.tokens ? executed() : waiting(input, pendingOf(input.call_id), input.tool === 'a' ? 60_000 : 700)),
+      close: (input) => refusedState(input.pending_id, 'approval_timeout', input.why === 'deadline'),
+    });
     expect((await run.result()).stop_reason).toBe('approval_timeout');
-    expect(run.asked<CloseRequestInput>('closeRequest').map((input) => [input.pending_id, input.why])).toEqual([['apr_1_2', 'deadline'], ['apr_1_1', 'cancelled']]);
+    expect(run.asked<CloseRequestInput>('closeRequest').map((input) => [input.pending_id, input.why])).toEqual([
+      ['apr_1_2', 'deadline'],
+      ['apr_1_1', 'cancelled'],
+    ]);
   });
 });
 
@@ -248,8 +326,16 @@ describe('cancellation', () => {
 
   test('a call that executes is finished and recorded before the run is cancelled', async () => {
     let release = (): void => {};
-    const held = new Promise<void>((resolve) => { release = resolve; });
-    const run = await harness.start({ steps: one, call: async () => { await held; return executed(); } });
+    const held = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    const run = await harness.start({
+      steps: one,
+      call: async () => {
+        await held;
+        return executed();
+      },
+    });
     await eventually(() => (run.asked('callTool').length === 1 ? true : undefined), 'the call executes');
     await run.handle.cancel();
     await new Promise((resolve) => setTimeout(resolve, 500));
@@ -263,8 +349,16 @@ describe('cancellation', () => {
 
   test('a cancelled run does not wait for its planner', async () => {
     let release = (): void => {};
-    const held = new Promise<void>((resolve) => { release = resolve; });
-    const run = await harness.start({ plan: async () => { await held; return { status: 'done' }; }, call: executed });
+    const held = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    const run = await harness.start({
+      plan: async () => {
+        await held;
+        return { status: 'done' };
+      },
+      call: executed,
+    });
     await eventually(() => (run.asked('planNextStep').length === 1 ? true : undefined), 'the planner works');
     await run.handle.cancel();
     await run.handle.result().catch(() => {});
