@@ -59,7 +59,8 @@ function readArguments(ctx: CallContext, tool: RegisteredTool, args: unknown): R
 }
 
 function tooLarge(bytes: number): Reading {
-  return { ok: false, code: 'invalid_arguments', reason: `the arguments are ${bytes} bytes; at most ${LIMITS.args} are taken` };
+  const limit = bytes > LIMITS.args ? `at most ${LIMITS.args} are taken` : `at most ${LIMITS.step} are taken in all calls of a step together`;
+  return { ok: false, code: 'invalid_arguments', reason: `the arguments are ${bytes} bytes; ${limit}` };
 }
 
 /** The same key with another tool or other arguments. A changed tool definition alone is not another call. */

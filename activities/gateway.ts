@@ -24,6 +24,7 @@ import { refuseCall, stopOf } from './call-context.ts';
 import { executeClaim } from './execute.ts';
 import { closeRun, knownRun, openRun, planNextStep } from './planner.ts';
 import type { GatewayPorts } from './ports.ts';
+import { readIds, readMessages, readStep, readStop, readText } from './read-input.ts';
 import { cancelRequest, closeAtDeadline, requestState } from './requests.ts';
 import { decisionOf, proveToken, recordRejection } from './tokens.ts';
 
@@ -46,11 +47,11 @@ export interface Gateway {
 export function createGateway(ports: GatewayPorts): Gateway {
   return {
     openRun: (key, input) => openRun(ports, key, input),
-    planNextStep: (key, input) => planNextStep(ports, key, input.step),
+    planNextStep: async (key, input) => planNextStep(ports, key, readStep(input.step)),
     callTool: (key, input) => callTool(ports, key, input),
     verifyDecisions: (key, input) => verifyDecisions(ports, key, input),
     closeRequest: (key, input) => closeRequest(ports, key, input),
-    closeRun: (key, input) => closeRun(ports, key, input),
+    closeRun: async (key, input) => closeRun(ports, key, readStop(input.stop)),
   };
 }
 
@@ -79,7 +80,8 @@ function storableInput(input: Omit<CallInput, 'first_execution_id'>): Omit<CallI
 
 /** Judges mail without executing anything: bad mail is recorded, good mail only confirms what the ledger holds already. */
 async function verifyDecisions(ports: GatewayPorts, key: RunKey, input: Omit<VerifyInput, 'first_execution_id'>): Promise<VerifyResult> {
-  const messages = input.messages.slice(0, LIMITS.batch);
+  const messages = readMessages(input.messages);
+  const open = readIds(input.open);
   const proven = await Promise.all(messages.map(async (message) => ({ message, token: await proveToken(ports.tokens, message.token) })));
   return ports.ledger.withRun(key, async (ledger) => {
     const loaded = ports.policy.current();
@@ -91,23 +93,25 @@ async function verifyDecisions(ports: GatewayPorts, key: RunKey, input: Omit<Ver
       if ('problem' in result) await recordRejection(ledger, request, result.problem, `a token in ${message.signal}`);
     }
     const requests: RequestState[] = [];
-    for (const pendingId of input.open) requests.push(await requestState(ledger, loaded, pendingId));
+    for (const pendingId of open) requests.push(await requestState(ledger, loaded, pendingId));
     return { requests };
   });
 }
 
 async function closeRequest(ports: GatewayPorts, key: RunKey, input: Omit<CloseRequestInput, 'first_execution_id'>): Promise<RequestState> {
+  const pendingId = readText(input.pending_id, 'pending_id');
+  const detail = readText(input.detail ?? 'cancelled', 'detail');
   return ports.ledger.withRun(key, async (ledger) => {
     const run = await knownRun(ledger);
     const loaded = ports.policy.current();
-    if (input.why === 'deadline') return closeAtDeadline(ledger, loaded, run, input.pending_id);
-    const request = await ledger.request(input.pending_id);
-    if (!request) return requestState(ledger, loaded, input.pending_id);
-    const call = await ledger.call(request.call_id);
-    if (call?.status !== 'waiting' || call.pending_id !== request.pending_id) return requestState(ledger, loaded, input.pending_id);
-    await cancelRequest(ledger, request, input.detail ?? 'cancelled', 'the run ended');
+    const request = await ledger.request(pendingId);
+    const call = request && (await ledger.call(request.call_id));
+    // Asked again after a reset, say: what the call has become since is no longer this activity's to change.
+    if (!request || call?.status !== 'waiting' || call.pending_id !== pendingId) return requestState(ledger, loaded, pendingId);
+    if (input.why === 'deadline') return closeAtDeadline(ledger, loaded, run, request);
+    await cancelRequest(ledger, request, detail, 'the run ended');
     const stop = stopOf('cancelled', `the request for ${request.tool} was closed because the run ended`, request);
     const refused = await refuseCall(ledger, loaded, call, stop, true);
-    return { pending_id: input.pending_id, status: 'refused', final: refused.final, stop: refused.stop };
+    return { pending_id: pendingId, status: 'refused', final: refused.final, stop: refused.stop };
   });
 }

@@ -2,6 +2,8 @@
 import { activityInfo, Context } from '@temporalio/activity';
 import { ApplicationFailure } from '@temporalio/common';
 import type { AgentActivities } from '../core/run-contract.ts';
+import { isStorable } from '../core/text.ts';
+import { SYSTEM_RUN } from '../core/words.ts';
 import { createGateway, type RunKey } from './gateway.ts';
 import type { GatewayPorts } from './ports.ts';
 
@@ -26,11 +28,13 @@ export function createActivities(ports: GatewayPorts): AgentActivities {
  */
 function runKey(input: unknown): RunKey {
   const { first_execution_id: firstExecutionId } = (typeof input === 'object' && input !== null ? input : {}) as { first_execution_id?: unknown };
-  if (typeof firstExecutionId !== 'string' || firstExecutionId.length === 0 || firstExecutionId.length > 100) {
+  if (typeof firstExecutionId !== 'string' || firstExecutionId.length === 0 || firstExecutionId.length > 100 || !isStorable(firstExecutionId)) {
     throw ApplicationFailure.nonRetryable('first_execution_id is missing', 'invalid_request');
   }
   const runId = activityInfo().workflowExecution?.workflowId;
   if (runId === undefined) throw ApplicationFailure.nonRetryable('this activity belongs to no workflow', 'invalid_request');
+  // The service's own events stand under this name, and the kill switch waits for its lock.
+  if (runId === SYSTEM_RUN || !isStorable(runId)) throw ApplicationFailure.nonRetryable(`no run can have the id ${JSON.stringify(runId)}`, 'invalid_run');
   return { run_id: runId, first_execution_id: firstExecutionId };
 }
 

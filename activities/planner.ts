@@ -4,7 +4,7 @@ import { exhaustedBudget } from '../core/budget.ts';
 import { auditFacts } from '../core/audit.ts';
 import { PlannerAnswer, RunFile } from '../core/contracts.ts';
 import { messageOf } from '../core/errors.ts';
-import type { CloseRunInput, CloseRunResult, OpenRunResult, PlannedCall, PlanResult, Stop } from '../core/run-contract.ts';
+import type { CloseRunResult, OpenRunResult, PlannedCall, PlanResult, Stop } from '../core/run-contract.ts';
 import { LIMITS, UNVERIFIED_AGENT } from '../core/words.ts';
 import { runFacts } from './call-context.ts';
 import type { TranscriptEntry } from './define.ts';
@@ -73,7 +73,7 @@ export async function planNextStep(ports: GatewayPorts, key: RunKey, step: numbe
     await ledger.addUsage(used);
   });
   if ('done' in answer) return typeof answer.done === 'string' ? { status: 'done', result: answer.done.slice(0, LIMITS.text) } : { status: 'done' };
-  return { status: 'calls', calls: answer.calls.map((call) => boundedCall(ports, call)) };
+  return { status: 'calls', calls: boundedCalls(ports, answer.calls) };
 }
 
 async function admitStep(ports: GatewayPorts, ledger: RunLedger, step: number): Promise<{ run: RunRow; planner: RunFile['planner'] } | { stop: Stop }> {
@@ -114,8 +114,20 @@ async function askPlanner(
   throw ApplicationFailure.nonRetryable(`the planner failed ${PLANNER_ATTEMPTS} times in step ${step}: ${problem.slice(0, 1_000)}`, 'planner_failed');
 }
 
+type AskedCall = { tool: string; args: unknown; reason?: string | undefined };
+
+/** What no longer fits into a step is left out as if it were too large by itself: Temporal would take none of it. */
+function boundedCalls(ports: GatewayPorts, calls: readonly AskedCall[]): PlannedCall[] {
+  let room: number = LIMITS.step;
+  return calls.map((call) => {
+    const bounded = boundedCall(ports, call, room);
+    room -= Buffer.byteLength(JSON.stringify(bounded));
+    return bounded;
+  });
+}
+
 /** Arguments over the limit never enter Temporal's history: their size goes to the gateway instead, which refuses them. */
-function boundedCall(ports: GatewayPorts, call: { tool: string; args: unknown; reason?: string | undefined }): PlannedCall {
+function boundedCall(ports: GatewayPorts, call: AskedCall, room: number): PlannedCall {
   const named = { tool: call.tool, ...(call.reason === undefined ? {} : { reason: call.reason }) };
   let bytes: number;
   try {
@@ -123,7 +135,7 @@ function boundedCall(ports: GatewayPorts, call: { tool: string; args: unknown; r
   } catch (error) {
     return { ...named, args: { holdpoint_note: messageOf(error) }, oversized_bytes: 0 };
   }
-  return bytes > LIMITS.args ? { ...named, args: null, oversized_bytes: bytes } : { ...named, args: call.args ?? null };
+  return bytes > LIMITS.args || bytes > room ? { ...named, args: null, oversized_bytes: bytes } : { ...named, args: call.args ?? null };
 }
 
 function entryOf(call: CallRow & { canonical: string | null }): TranscriptEntry {
@@ -142,11 +154,10 @@ function parsedResult(text: string | null): unknown {
   }
 }
 
-export async function closeRun(ports: GatewayPorts, key: RunKey, input: Pick<CloseRunInput, 'stop'>): Promise<CloseRunResult> {
+export async function closeRun(ports: GatewayPorts, key: RunKey, stop: Stop): Promise<CloseRunResult> {
   return ports.ledger.withRun(key, async (ledger) => {
     const run = await knownRun(ledger);
     if (run.stop) return { usage: run.usage };
-    const { stop } = input;
     for (const request of await ledger.openRequests()) await cancelRequest(ledger, request, stop.stop_reason, 'the run ended');
     await ledger.stopRun(stop);
     await ledger.append(

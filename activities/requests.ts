@@ -1,5 +1,5 @@
 /** The life of an approval request as the gateway writes it. Each function runs inside the run's transaction. */
-import { canDecide, decideApproval } from '../core/approval.ts';
+import { canDecide, decideApproval, resolutionOf } from '../core/approval.ts';
 import type { CallResult, RequestState, Stop } from '../core/run-contract.ts';
 import { LIMITS } from '../core/words.ts';
 import { type CallContext, callFacts, eventKey, pendingView, type Proposal, refuseCall, requestFacts, stopOf } from './call-context.ts';
@@ -156,7 +156,7 @@ export async function refuseForRequest(ledger: RunLedger, loaded: LoadedPolicy, 
   const call = await ledger.call(request.call_id);
   const stop = await stopForRequest(ledger, request);
   if (!call || call.pending_id !== request.pending_id) return { status: 'refused', final: true, stop };
-  if (call.status === 'refused') return { status: 'refused', final: call.final ?? true, stop: call.stop ?? stop };
+  if (call.status !== 'waiting') return { status: 'refused', final: call.final ?? true, stop: call.stop ?? stop };
   return refuseCall(ledger, loaded, call, stop, true);
 }
 
@@ -176,9 +176,9 @@ async function stopForRequest(ledger: RunLedger, request: RequestRow): Promise<S
  * The deadline as the ledger sees it: committed decisions that resolve the request by the policy in force are honoured,
  * an early timer is told how long is left, everything else is closed as timed out.
  */
-export async function closeAtDeadline(ledger: RunLedger, loaded: LoadedPolicy, run: RunRow, pendingId: string): Promise<RequestState> {
-  const request = await ledger.request(pendingId);
-  if (!request || (request.status !== 'open' && request.status !== 'approved')) return requestState(ledger, loaded, pendingId);
+export async function closeAtDeadline(ledger: RunLedger, loaded: LoadedPolicy, run: RunRow, request: RequestRow): Promise<RequestState> {
+  const pendingId = request.pending_id;
+  if (request.status !== 'open' && request.status !== 'approved') return requestState(ledger, loaded, pendingId);
   const votes = await countingVotes(ledger, request);
   const now = await ledger.now();
   const quorum = requiredQuorum(loaded, run, request);
@@ -194,8 +194,30 @@ export async function closeAtDeadline(ledger: RunLedger, loaded: LoadedPolicy, r
     });
   } else if (events.refused === 'too_early' && request.status === 'approved') {
     await reopenRequest(ledger, request, quorum, `the policy now asks for ${quorum} votes`);
+  } else if (events.refused === 'already_decided' && request.status === 'open') {
+    await grantLate(ledger, request, votes, now);
   }
   return requestState(ledger, loaded, pendingId);
+}
+
+/**
+ * Grants what is complete only now: when the last vote came the policy asked for more, or another voter lacked the role.
+ * No further vote is possible then, so without this the request would stay open for ever.
+ */
+async function grantLate(ledger: RunLedger, request: RequestRow, votes: readonly DecisionRow[], now: Date): Promise<void> {
+  const last = votes.at(-1);
+  if (!last || resolutionOf(votes, 1) !== 'approved') return;
+  const usableUntil = new Date(now.getTime() + request.execute_within_seconds * 1000);
+  await ledger.updateRequest(request.pending_id, { status: 'approved', resolved_at: now, usable_until: usableUntil });
+  await ledger.append({
+    ...requestFacts(request),
+    event_key: eventKey(ledger, request.call_id, `approval_granted/${last.decision_id}`),
+    outcome: 'approval_granted',
+    reason: last.reason,
+    detail: 'complete by the policy in force at the deadline',
+    approver: last.approver,
+    token: last.token,
+  });
 }
 
 /** True when nothing about this call is left to a person. */

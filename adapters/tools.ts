@@ -12,6 +12,8 @@ import { loadModule } from './modules.ts';
 const DEFAULT_TIMEOUT_SECONDS = 300;
 const MAX_TIMEOUT_SECONDS = 3_000;
 const PREVIEW_CHARACTERS = 300;
+/** Levels of arguments. What people are shown is indented: without a limit it would grow with the square of the depth. */
+const MAX_DEPTH = 100;
 
 /**
  * Loads tool modules.
@@ -121,6 +123,7 @@ const issueText = (issue: { path: readonly PropertyKey[]; message: string }): st
 function findOddity(value: unknown, path: readonly PropertyKey[]): string | undefined {
   if (value === null || typeof value === 'string' || typeof value === 'boolean') return undefined;
   if (typeof value === 'number') return Number.isFinite(value) ? undefined : `${placeOf(path)}: ${value} is no JSON number`;
+  if (path.length > MAX_DEPTH) return `${placeOf(path.slice(0, 3))}: nested deeper than ${MAX_DEPTH} levels`;
   if (typeof value !== 'object') return `${placeOf(path)}: a value of type ${typeof value} has no JSON form`;
   const prototype: unknown = Object.getPrototypeOf(value);
   if (Array.isArray(value))

@@ -66,7 +66,8 @@ function parsedDocuments(text: string, file: string, lineCounter: LineCounter, c
   }
 }
 
-export function problemsError(code: ErrorCode, problems: readonly FileProblem[]): HoldpointError {
+export function problemsError(code: ErrorCode, found: readonly FileProblem[]): HoldpointError {
+  const problems = found.toSorted((a, b) => a.line - b.line || a.column - b.column);
   return new HoldpointError(code, problems.map(formatProblem).join('\n'), { details: { problems } });
 }
 

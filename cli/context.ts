@@ -22,11 +22,20 @@ export interface Context {
 const DEFAULT_STATE_DIR = '.holdpoint';
 
 export function contextOf(options: CommonOptions): Context {
-  const given = options.stateDir ?? process.env.HOLDPOINT_STATE_DIR ?? DEFAULT_STATE_DIR;
+  const given = stateDirOf(options.stateDir);
   if (given === '') throw new HoldpointError('usage', '--state-dir needs a folder');
-  const paths = statePaths(given);
-  const flag = paths.root === resolve(DEFAULT_STATE_DIR) ? '' : ` --state-dir ${quoted(shorter(paths.root))}`;
-  return { json: options.json === true, paths, command: (rest) => `npx holdpoint ${rest}${flag}` };
+  return { json: options.json === true, paths: statePaths(given), command: commandsOf(given) };
+}
+
+/** How to type commands that reach the stack of this state directory. */
+export function commandsOf(stateDir: string | undefined): Context['command'] {
+  const root = resolve(stateDirOf(stateDir));
+  const flag = root === resolve(DEFAULT_STATE_DIR) ? '' : ` --state-dir ${quoted(shorter(root))}`;
+  return (rest) => `npx holdpoint ${rest}${flag}`;
+}
+
+function stateDirOf(given: string | undefined): string {
+  return given ?? process.env.HOLDPOINT_STATE_DIR ?? DEFAULT_STATE_DIR;
 }
 
 function shorter(path: string): string {

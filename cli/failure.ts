@@ -1,11 +1,17 @@
 /** The one place that turns a failure into words and an exit code. */
 import { ERROR_TABLE, HoldpointError, isHoldpointError, messageOf } from '../core/errors.ts';
+import type { Context } from './context.ts';
 import type { ChildFailure } from './stack/child.ts';
 import { styled, tell } from './output.ts';
 import { visible } from './visible.ts';
 
-/** Prints the failure on stderr, as JSON when asked, and tells a parent `up`. @returns the exit code */
-export async function reportFailure(error: unknown, json: boolean): Promise<number> {
+/**
+ * Prints the failure on stderr, as JSON when asked, and tells a parent `up`.
+ *
+ * @param command how to type a command that reaches the same stack
+ * @returns the exit code
+ */
+export async function reportFailure(error: unknown, json: boolean, command: Context['command']): Promise<number> {
   const known = isHoldpointError(error) ? error : new HoldpointError('internal', messageOf(error), { cause: error });
   if (process.send !== undefined) await sendToParent(known);
   // A bug: in a log, and for who looks for it, where it happened is worth more than the sentence.
@@ -16,7 +22,7 @@ export async function reportFailure(error: unknown, json: boolean): Promise<numb
         error: { code: known.code, message: known.message, ...(known.hint === undefined ? {} : { hint: known.hint }), details: known.details },
       }),
     );
-  else tellPerson(known);
+  else tellPerson(known, command);
   return ERROR_TABLE[known.code].exit;
 }
 
@@ -27,9 +33,14 @@ function sendToParent(error: HoldpointError): Promise<void> {
   });
 }
 
-function tellPerson(error: HoldpointError): void {
-  tell(`${styled('red', 'error', process.stderr)}: ${visible(error.message, { multiline: true })}`);
-  if (error.hint !== undefined) tell(`${styled('dim', 'next', process.stderr)}:  ${visible(error.hint, { multiline: true })}`);
+function tellPerson(error: HoldpointError, command: Context['command']): void {
+  for (const line of visible(error.message, { multiline: true }).split('\n')) tell(`${styled('red', 'error', process.stderr)}: ${line}`);
+  if (error.hint !== undefined) tell(`${styled('dim', 'next', process.stderr)}:  ${visible(ready(error.hint, command), { multiline: true })}`);
+}
+
+/** Servers do not know how their stack is reached: `holdpoint pending` becomes what can be copied. */
+function ready(hint: string, command: Context['command']): string {
+  return hint.replace(/(?<!npx )\bholdpoint (pending|up|audit verify)\b/g, (_, rest: string) => command(rest));
 }
 
 function asMessage(error: HoldpointError): ChildFailure {

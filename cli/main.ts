@@ -13,19 +13,19 @@ function version(): string {
 
 function port(text: string): number {
   const value = Number(text);
-  if (!/^\d+$/.test(text) || value > 65_535) throw new InvalidArgumentError('a port is a number from 0 to 65535; 0 picks a free one.');
+  if (!/^\d+$/.test(text) || value > 65_535) throw new InvalidArgumentError('A port is a number from 0 to 65535; 0 picks a free one.');
   return value;
 }
 
 function seconds(text: string): number {
   const value = Number(text);
-  if (text.trim() === '' || !Number.isFinite(value) || value < 0) throw new InvalidArgumentError('a number of seconds is expected.');
+  if (text.trim() === '' || !Number.isFinite(value) || value < 0) throw new InvalidArgumentError('A number of seconds is expected.');
   return value;
 }
 
 function count(text: string): number {
   const value = Number(text);
-  if (!/^\d+$/.test(text) || value < 1) throw new InvalidArgumentError('a number from 1 is expected.');
+  if (!/^\d+$/.test(text) || value < 1) throw new InvalidArgumentError('A number from 1 is expected.');
   return value;
 }
 
@@ -59,10 +59,13 @@ program
 First steps:
   holdpoint demo                 three scenarios, from the first call to the audit
   holdpoint up                   the whole stack on this machine
-  holdpoint run examples/FILE    start a run; then: pending, show ID, approve ID, deny ID
+  holdpoint run FILE             start a run; then: pending, show ID, approve ID
 
-Exit codes: 0 done, 1 error or conflict, 2 usage or invalid file, 3 denied, 4 not allowed, 5 not found,
-6 timed out by TTL, 7 server unreachable, 8 kill switch or budget, 9 cancelled, 124 --timeout passed.`,
+Exit codes:
+  0 done                1 error or conflict       2 usage or invalid file
+  3 denied              4 not allowed             5 not found
+  6 nobody answered     7 server unreachable      8 kill switch or budget
+  9 cancelled         124 --timeout passed`,
   );
 
 stackOptions(command(program, 'up', 'run the whole stack here: Temporal with its web UI, PostgreSQL, worker, API'))
@@ -158,11 +161,16 @@ function throwInsteadOfExit(target: Command): void {
 process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1));
 process.stderr.on('error', () => {});
 throwInsteadOfExit(program);
+// A failure's hint names commands of the same stack.
+let stateDir: string | undefined;
+program.hook('preAction', (_program, action) => {
+  stateDir = action.optsWithGlobals<{ stateDir?: string }>().stateDir;
+});
 try {
   await program.parseAsync();
 } catch (error) {
   if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : 2;
-  else process.exitCode = await reportFailure(error, process.argv.includes('--json'));
+  else process.exitCode = await reportFailure(error, process.argv.includes('--json'), (await import('./context.ts')).commandsOf(stateDir));
 }
 leave();
 

@@ -34,20 +34,53 @@ export interface Column<T> {
   max?: number;
 }
 
-/** Prints aligned columns; the last one is not padded. Hidden characters are made visible. */
+/** Least room for the last column beside the others. */
+const LAST_COLUMN = 24;
+
+/**
+ * Prints aligned columns; the last one is not padded. Hidden characters are made visible. On a terminal the last column is cut
+ * to the line; where the terminal is too narrow for that, columns move to a second, indented line.
+ */
 export function printTable<T>(rows: readonly T[], columns: readonly Column<T>[]): void {
   const cells = rows.map((row) => columns.map((column) => cut(visible(column.value(row)), column.max ?? 80)));
   const widths = columns.map((column, index) => Math.max(width(column.title), ...cells.map((line) => width(line[index] ?? ''))));
-  const pad = (text: string, index: number): string => (index === columns.length - 1 ? text : text + ' '.repeat((widths[index] ?? 0) - width(text)));
-  print(columns.map((column, index) => styled('dim', pad(column.title, index))).join('  '));
+  const room = process.stdout.isTTY === true ? (process.stdout.columns ?? 80) : Number.POSITIVE_INFINITY;
+  const beside = columnsBeside(widths, room);
+  const indexes = columns.map((_, index) => index);
+  const used = indexes.slice(0, -1).reduce((sum, index) => sum + (widths[index] ?? 0) + 2, 0);
+  const pad = (text: string, index: number): string => {
+    if (index === columns.length - 1) return cut(text, Math.max(LAST_COLUMN, room - used));
+    return index === beside - 1 ? text : text + ' '.repeat(Math.max(0, (widths[index] ?? 0) - width(text)));
+  };
+  print(
+    columns
+      .slice(0, beside)
+      .map((column, index) => styled('dim', pad(column.title, index)))
+      .join('  '),
+  );
   rows.forEach((row, line) => {
-    const text = columns.map((column, index) => {
+    const text = indexes.slice(0, beside).map((index) => {
       const padded = pad(cells[line]?.[index] ?? '', index);
-      const style = column.style?.(row);
+      const style = columns[index]?.style?.(row);
       return style === undefined ? padded : styled(style, padded);
     });
     print(text.join('  ').trimEnd());
+    const below = cells[line]?.slice(beside).filter((cell) => cell !== '') ?? [];
+    if (below.length > 0) print(`  ${cut(below.join('  '), room - 2)}`);
   });
+}
+
+/** How many columns stand on the first line: all when the last keeps enough room, else as many as fit. */
+function columnsBeside(widths: readonly number[], room: number): number {
+  const ends = widths.map((_, index) => widths.slice(0, index + 1).reduce((sum, columnWidth) => sum + columnWidth + 2, -2));
+  const last = widths.at(-1) ?? 0;
+  if ((ends.at(-1) ?? 0) - last + Math.min(last, LAST_COLUMN) <= room) return widths.length;
+  return Math.max(1, ends.slice(0, -1).filter((end) => end <= room).length);
+}
+
+/** `1 call`, `2 calls`. */
+export function counted(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? '' : 's'}`;
 }
 
 /** Prints `name  value` lines, values aligned; undefined ones are left out. */

@@ -1,7 +1,7 @@
 /** Runs and requests, as a person reads them. */
 import type { ApprovalView, RunView } from '../client/types.ts';
 import type { Context } from './context.ts';
-import { print, printFields, printTable, relative, styled } from './output.ts';
+import { counted, print, printFields, printTable, relative, styled } from './output.ts';
 import { visible } from './visible.ts';
 
 const shown = (text: string | null | undefined): string | undefined => (text === null || text === undefined || text === '' ? undefined : visible(text));
@@ -22,7 +22,7 @@ export function printRun(run: RunView, context: Context): void {
     ['ended', run.stopped_at === null ? undefined : `${relative(run.stopped_at)} (${run.stopped_at})`],
     [
       'used',
-      `${run.usage.steps} steps, ${run.usage.tool_calls} calls, ${run.usage.active_seconds} s active${run.usage.usd > 0 ? `, ${run.usage.usd} USD` : ''}`,
+      `${counted(run.usage.steps, 'step')}, ${counted(run.usage.tool_calls, 'call')}, ${run.usage.active_seconds} s active${run.usage.usd > 0 ? `, ${run.usage.usd} USD` : ''}`,
     ],
     ['web', run.temporal_web ?? undefined],
   ]);

@@ -1,7 +1,6 @@
 /** The Temporal side of `serve`: starts registered runs, delivers decisions, looks whether runs are still there. */
 import { Client, Connection, isGrpcServiceError, ServiceError, WorkflowNotFoundError } from '@temporalio/client';
 import { encodeWorkflowIdConflictPolicy, encodeWorkflowIdReusePolicy, type Payload } from '@temporalio/common';
-import { msToTs } from '@temporalio/common/lib/time.js';
 import { loadClientConnectConfig } from '@temporalio/envconfig';
 import type { RunFile } from '../core/contracts.ts';
 import { HoldpointError, messageOf } from '../core/errors.ts';
@@ -15,8 +14,6 @@ const ALREADY_EXISTS = 6;
 const CALL_TIMEOUT_MS = 10_000;
 const WORKFLOW_TYPE = 'agentRun';
 
-/** A run that was flooded with signals takes in ten thousand of them at once. The server's default of 10 s is too short for that. */
-const WORKFLOW_TASK_TIMEOUT = '60s';
 
 /**
  * Connects as the standard Temporal environment says (`TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, TLS, `TEMPORAL_API_KEY`).
@@ -65,7 +62,6 @@ export async function startRegisteredRun(client: TemporalClient, request: StartR
         taskQueue: { name: request.task_queue },
         workflowIdReusePolicy: encodeWorkflowIdReusePolicy('REJECT_DUPLICATE') ?? null,
         workflowIdConflictPolicy: encodeWorkflowIdConflictPolicy('FAIL') ?? null,
-        workflowTaskTimeout: msToTs(WORKFLOW_TASK_TIMEOUT),
         input: { payloads: [input ?? null].filter((payload) => payload !== null) },
         userMetadata: { summary: summary ?? null, details: details ?? null },
       }),
@@ -164,6 +160,8 @@ async function describe(client: TemporalClient, workflowId: string, runId?: stri
     return (await withDeadline(client, () => client.workflow.getHandle(workflowId, runId).describe())).raw;
   } catch (error) {
     if (error instanceof WorkflowNotFoundError) return undefined;
+    // No execution can have such an id: a workflow of somebody else may have claimed it.
+    if (codeOf(error) === INVALID_ARGUMENT) return undefined;
     throw unreachable(error, `cannot look at run ${workflowId}`);
   }
 }

@@ -58,12 +58,16 @@ export function canDecide(
   approver: { principal: string; roles: readonly string[] },
   request: { owner: string | null; requester: string | null; agent: string },
 ): { ok: true } | { ok: false; reason: string } {
-  if (approver.principal === request.owner) return { ok: false, reason: 'the owner of the run cannot decide about it' };
-  if (approver.principal === request.requester) return { ok: false, reason: 'the requester cannot decide about their own request' };
-  if (approver.principal === request.agent) return { ok: false, reason: 'the agent cannot decide about its own call' };
+  if (isSame(approver.principal, request.owner)) return { ok: false, reason: 'the owner of the run cannot decide about it' };
+  if (isSame(approver.principal, request.requester)) return { ok: false, reason: 'the requester cannot decide about their own request' };
+  if (isSame(approver.principal, request.agent)) return { ok: false, reason: 'the agent cannot decide about its own call' };
   if (!approver.roles.includes('approver')) return { ok: false, reason: 'the role approver is missing' };
   return { ok: true };
 }
+
+/** Requesters are free text: another capital or width must not make another person of somebody. */
+const isSame = (principal: string, other: string | null): boolean => other !== null && folded(principal) === folded(other);
+const folded = (name: string): string => name.normalize('NFKC').trim().toLowerCase();
 
 /** What `command` does to `state` at `now`. The deadline itself is too late. */
 export function decideApproval(command: ApprovalCommand, state: ApprovalState, now: Date): ApprovalEvent[] | ApprovalRefusal {

@@ -2,7 +2,7 @@
  * What a run takes along when its history grows too long and it continues as a new execution. It carries no authority:
  * the gateway believes rows, not this. It is read as strictly as anything from outside, since it comes back as an argument.
  */
-import type { Mail } from './mail.ts';
+import { isMail, type Mail } from './mail.ts';
 import type { CallSummary, Stop } from './run-contract.ts';
 import { isPendingView, type Run, type Slot, type Standing } from './run.ts';
 
@@ -67,11 +67,6 @@ function isSummary(value: unknown): value is CallSummary {
 
 function isStop(value: unknown): value is Stop {
   return isRecord(value) && typeof value['stop_reason'] === 'string' && typeof value['reason'] === 'string';
-}
-
-function isMail(value: unknown): value is Mail {
-  if (!isRecord(value) || typeof value['pending_id'] !== 'string') return false;
-  return (value['signal'] === 'approval_granted' || value['signal'] === 'approval_denied') && (value['token'] === null || typeof value['token'] === 'string');
 }
 
 function isTexts(value: unknown): value is string[] {

@@ -86,6 +86,9 @@ export const RunFile = z.strictObject({
 });
 export type RunFile = z.infer<typeof RunFile>;
 
+/** Bounded, so that no sum of them is more than a number can hold. */
+const PlannerUsage = z.strictObject({ usd: z.number().min(0).max(1_000_000_000).optional(), tokens: z.int().min(0).optional() });
+
 /** What a planner may answer. Never trusted: this is where it is read. */
 export const PlannerAnswer = z.union([
   z.strictObject({
@@ -93,11 +96,11 @@ export const PlannerAnswer = z.union([
       .array(z.strictObject({ tool: z.string().max(200), args: z.unknown(), reason: text.optional() }))
       .min(1)
       .max(LIMITS.callsPerStep),
-    usage: z.strictObject({ usd: z.number().min(0).optional(), tokens: z.int().min(0).optional() }).optional(),
+    usage: PlannerUsage.optional(),
   }),
   z.strictObject({
     done: z.union([z.boolean(), z.string()]),
-    usage: z.strictObject({ usd: z.number().min(0).optional(), tokens: z.int().min(0).optional() }).optional(),
+    usage: PlannerUsage.optional(),
   }),
 ]);
 export type PlannerAnswer = z.infer<typeof PlannerAnswer>;

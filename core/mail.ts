@@ -105,6 +105,14 @@ export function readMail(signal: Mail['signal'], argument: unknown): Mail | unde
   return { pending_id: pendingId, signal, token: usable ? token : null };
 }
 
+/** A message as {@link readMail} makes it, after a way through somebody else's hands. */
+export function isMail(value: unknown): value is Mail {
+  if (typeof value !== 'object' || value === null) return false;
+  const { pending_id: pendingId, signal, token } = value as Record<string, unknown>;
+  if (typeof pendingId !== 'string') return false;
+  return (signal === 'approval_granted' || signal === 'approval_denied') && (token === null || typeof token === 'string');
+}
+
 function markOf(message: Mail): string {
   return message.token === null ? '' : `${message.signal} ${message.pending_id} ${message.token.slice(-MARK_LENGTH)}`;
 }

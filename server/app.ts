@@ -1,14 +1,15 @@
 /** The HTTP API. Routes only: what they do is beside, in files named for it. */
-import { Hono } from 'hono';
+import { type Context, Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
 import { methodNotAllowed } from 'hono/method-not-allowed';
 import { z } from 'zod';
 import type { CheckpointFile } from '../adapters/checkpoint.ts';
 import { ControlRequest, DecisionRequest, RunFile } from '../core/contracts.ts';
 import { HoldpointError, messageOf } from '../core/errors.ts';
+import { isStorable } from '../core/text.ts';
 import { AUDIT_OUTCOMES } from '../core/words.ts';
 import { createSigner } from '../adapters/tokens.ts';
-import { auditPage, auditReport, exportAudit } from './audit.ts';
+import { auditPage, type AuditReading, auditReport, exportAudit } from './audit.ts';
 import { listControls, notifyWaiting, setControl } from './controls.ts';
 import { decide } from './decisions.ts';
 import type { Delivery } from './delivery.ts';
@@ -19,6 +20,7 @@ import { getApproval, listApprovals } from './requests.ts';
 import { getRun, listRuns } from './run-view.ts';
 import type { RunWatch } from './run-watch.ts';
 import { cancelRun, startRun } from './runs.ts';
+import { createTurns } from './turns.ts';
 
 /** What the routes need besides the context. */
 export interface AppParts {
@@ -29,7 +31,7 @@ export interface AppParts {
   readonly host: string;
 }
 
-const id = z.string().min(1).max(200);
+const id = z.string().min(1).max(200).refine(isStorable, 'no NUL');
 const limit = (fallback: number, max: number): z.ZodType<number> => z.coerce.number().int().min(1).max(max).default(fallback);
 const seconds = z.coerce.number().min(0).max(60).optional();
 
@@ -93,6 +95,13 @@ export function createApp(context: ServerContext, parts: AppParts): Hono<Env> {
   return app;
 }
 
+/** The id in the address. One that the database cannot even be asked for is nobody's. */
+function idOf(c: Context<Env>): string {
+  const found = id.safeParse(c.req.param('id'));
+  if (found.success) return found.data;
+  throw new HoldpointError('not_found', `there is nothing at ${c.req.method} ${c.req.path.slice(0, 200)}`);
+}
+
 function runRoutes(app: Hono<Env>, context: ServerContext, { watch }: AppParts): void {
   app.post('/v1/runs', async (c) => {
     const { principal } = requireRole(c, 'operator');
@@ -106,22 +115,22 @@ function runRoutes(app: Hono<Env>, context: ServerContext, { watch }: AppParts):
   app.get('/v1/runs', async (c) => c.json({ runs: await listRuns(context, readQuery(c, RunsQuery)) }));
   app.get('/v1/runs/:id', async (c) => {
     const { wait = 0, until } = readQuery(c, RunQuery);
-    const runId = c.req.param('id');
+    const runId = idOf(c);
     return c.json(await watch.wait(runId, () => getRun(context, runId), until, wait * 1000, c.req.raw.signal));
   });
   app.post('/v1/runs/:id/cancel', async (c) => {
     requireRole(c, 'operator');
-    return c.json(await cancelRun(context, c.req.param('id')), 202);
+    return c.json(await cancelRun(context, idOf(c)), 202);
   });
 }
 
 function approvalRoutes(app: Hono<Env>, context: ServerContext, { delivery }: AppParts): void {
   const signer = createSigner(context.keys);
   app.get('/v1/approvals', async (c) => c.json({ approvals: await listApprovals(context.pool, context.policy, readQuery(c, ApprovalsQuery)) }));
-  app.get('/v1/approvals/:id', async (c) => c.json(await getApproval(context.pool, context.policy, c.req.param('id'))));
+  app.get('/v1/approvals/:id', async (c) => c.json(await getApproval(context.pool, context.policy, idOf(c))));
   app.post('/v1/approvals/:id/decision', async (c) => {
     const { outcome, reason } = await readBody(c, DecisionRequest, 'invalid_request');
-    const decided = await decide(context, signer, { principal: c.get('principal'), pending_id: c.req.param('id'), outcome, reason });
+    const decided = await decide(context, signer, { principal: c.get('principal'), pending_id: idOf(c), outcome, reason });
     if (decided.toDeliver) delivery.deliverSoon(decided.toDeliver);
     return c.json(decided.answer);
   });
@@ -139,18 +148,18 @@ function controlRoutes(app: Hono<Env>, context: ServerContext): void {
   });
 }
 
+/** Snapshots of the whole trail at once, of the 20 connections that there are. */
+const SNAPSHOTS = 2;
+
 function auditRoutes(app: Hono<Env>, context: ServerContext, { checkpoints }: AppParts): void {
+  const turns = createTurns(SNAPSHOTS);
+  const reading = (c: Context<Env>): AuditReading => ({ context, file: checkpoints, turns, signal: c.req.raw.signal });
   app.get('/v1/audit', async (c) => c.json(await auditPage(context.pool, readQuery(c, AuditQuery))));
-  app.get('/v1/audit/verify', async (c) => c.json(await auditReport(context, checkpoints)));
+  app.get('/v1/audit/verify', async (c) => c.json(await auditReport(reading(c))));
   app.get('/v1/audit/export', async (c) => {
     const { run } = readQuery(c, ExportQuery);
-    const chunks = exportAudit(context, checkpoints, run);
-    // What fails before the first chunk is still a problem document.
-    const first = await chunks.next();
-    const all = (async function* (): AsyncGenerator<Uint8Array> {
-      if (!first.done) yield first.value;
-      yield* chunks;
-    })();
-    return c.body(ReadableStream.from(all), 200, { 'Content-Type': 'application/x-ndjson' });
+    const type = { 'Content-Type': 'application/x-ndjson' };
+    // The answer to HEAD has no body that anybody would read to its end.
+    return c.req.method === 'HEAD' ? c.body(null, 200, type) : c.body(await exportAudit(reading(c), run), 200, type);
   });
 }

@@ -5,8 +5,10 @@ import { verifyAudit } from '../adapters/audit-verify.ts';
 import type { CheckpointFile, StoredCheckpoint } from '../adapters/checkpoint.ts';
 import { type Client, type Pool, transaction } from '../adapters/database.ts';
 import { HoldpointError } from '../core/errors.ts';
+import { isStorable } from '../core/text.ts';
 import type { ServerContext } from './ports.ts';
 import { SEAL_LOCK } from './sealer.ts';
+import type { Turns } from './turns.ts';
 
 const COLUMNS = `run_id, seq, event_key, at, agent, owner, requester, tool, tool_hash, call_id, pending_id, outcome, reason, detail, rule, tier,
   policy_hash, args_hash, approver, token, result, prev_hash, hash`;
@@ -64,7 +66,8 @@ function readCursor(cursor: string): { at: Date; run_id: string; seq: number } {
     if (Array.isArray(value)) {
       const [at, runId, seq] = value as unknown[];
       const time = new Date(String(at));
-      if (!Number.isNaN(time.getTime()) && typeof runId === 'string' && Number.isSafeInteger(seq)) return { at: time, run_id: runId, seq: Number(seq) };
+      const possible = time.getUTCFullYear() > 0 && time.getUTCFullYear() < 10_000;
+      if (possible && typeof runId === 'string' && isStorable(runId) && Number.isSafeInteger(seq)) return { at: time, run_id: runId, seq: Number(seq) };
     }
   } catch {
     // Falls through to the refusal.
@@ -131,20 +134,41 @@ async function* readEvents(client: Client, run: string | undefined): AsyncGenera
   }
 }
 
-export async function auditReport(context: ServerContext, file: CheckpointFile): Promise<AuditReport> {
-  const { fileLines, stored, heads, events, close } = await openSnapshot(context.pool, file);
+/** What reads a whole trail. */
+export interface AuditReading {
+  readonly context: ServerContext;
+  readonly file: CheckpointFile;
+  /** A snapshot holds a connection for as long as its reader takes: only so many at a time, or none were left to decide with. */
+  readonly turns: Turns;
+  /** Aborted when the reader went away. */
+  readonly signal: AbortSignal;
+}
+
+async function takeSnapshot({ context, file, turns, signal }: AuditReading): Promise<Snapshot> {
+  const done = await turns.take(signal);
   try {
-    return await verifyAudit({ events: events(), fileLines: fileLines ?? [], stored, keys: context.keys.pinned, heads });
+    const snapshot = await openSnapshot(context.pool, file);
+    return { ...snapshot, close: () => snapshot.close().finally(done) };
+  } catch (error) {
+    done();
+    throw error;
+  }
+}
+
+export async function auditReport(reading: AuditReading): Promise<AuditReport> {
+  const { fileLines, stored, heads, events, close } = await takeSnapshot(reading);
+  try {
+    return await verifyAudit({ events: events(), fileLines: fileLines ?? [], stored, keys: reading.context.keys.pinned, heads });
   } finally {
     await close();
   }
 }
 
 /** Lines of an export: keys, checkpoints, events. Without `run` whole, with it that run's events alone. */
-async function* exportLines(context: ServerContext, file: CheckpointFile, run: string | undefined): AsyncGenerator<ExportLine> {
-  const { stored, events, close } = await openSnapshot(context.pool, file);
+async function* exportLines(reading: AuditReading, run: string | undefined): AsyncGenerator<ExportLine> {
+  const { stored, events, close } = await takeSnapshot(reading);
   try {
-    for (const jwk of context.keys.trusted) yield { type: 'key', kid: jwk.kid, jwk: { ...jwk } };
+    for (const jwk of reading.context.keys.trusted) yield { type: 'key', kid: jwk.kid, jwk: { ...jwk } };
     for (const { n, at, jws } of stored) yield { type: 'checkpoint', n, at, jws };
     for await (const event of events(run)) yield { type: 'event', event };
   } finally {
@@ -154,14 +178,35 @@ async function* exportLines(context: ServerContext, file: CheckpointFile, run: s
 
 const CHUNK = 65_536;
 
-/** An export as NDJSON, in chunks. Ends with an error, and so breaks the connection off, when it cannot be whole. */
-export async function* exportAudit(context: ServerContext, file: CheckpointFile, run: string | undefined): AsyncGenerator<Uint8Array> {
+async function* exportChunks(reading: AuditReading, run: string | undefined): AsyncGenerator<Uint8Array> {
   let text = '';
-  for await (const line of exportLines(context, file, run)) {
+  for await (const line of exportLines(reading, run)) {
     text += `${JSON.stringify(line)}\n`;
     if (text.length < CHUNK) continue;
     yield Buffer.from(text, 'utf8');
     text = '';
   }
   yield Buffer.from(text, 'utf8');
+}
+
+/** An export as NDJSON. Ends with an error, and so breaks the connection off, when it cannot be whole. */
+export async function exportAudit(reading: AuditReading, run: string | undefined): Promise<ReadableStream<Uint8Array>> {
+  const chunks = exportChunks(reading, run);
+  // What fails before the first chunk is still a problem document.
+  let next: IteratorResult<Uint8Array, void> | undefined = await chunks.next();
+  return new ReadableStream<Uint8Array>(
+    {
+      async pull(controller) {
+        const { done, value } = next ?? (await chunks.next());
+        next = undefined;
+        if (done) controller.close();
+        else controller.enqueue(value);
+      },
+      // Also before anything was read: a snapshot that nobody closes would keep its connection for ever.
+      async cancel() {
+        await chunks.return(undefined);
+      },
+    },
+    { highWaterMark: 0 },
+  );
 }

@@ -123,16 +123,24 @@ export async function readBody<S extends z.ZodType>(c: Context<Env>, schema: S, 
 
 /** NUL and lone surrogates have no place in PostgreSQL's text; depth is limited so that nobody's stack is the limit. */
 function refuseUnstorable(root: unknown): void {
-  const stack: { value: unknown; path: PropertyKey[] }[] = [{ value: root, path: [] }];
+  if (typeof root === 'string' && !isStorable(root)) throw unstorable([]);
+  // Only what holds something is put aside: a body has room for half a million numbers.
+  const stack: { value: object; path: PropertyKey[] }[] = [];
+  const visit = (value: unknown, path: readonly PropertyKey[], key: PropertyKey): void => {
+    if (typeof value === 'string' && !isStorable(value)) throw unstorable([...path, key]);
+    if (typeof value !== 'object' || value === null) return;
+    if (path.length >= MAX_DEPTH) throw new HoldpointError('invalid_request', `the body is nested deeper than ${MAX_DEPTH} levels`);
+    stack.push({ value, path: [...path, key] });
+  };
+  if (typeof root === 'object' && root !== null) stack.push({ value: root, path: [] });
   for (let top = stack.pop(); top; top = stack.pop()) {
     const { value, path } = top;
-    if (path.length > MAX_DEPTH) throw new HoldpointError('invalid_request', `the body is nested deeper than ${MAX_DEPTH} levels`);
-    if (typeof value === 'string' && !isStorable(value)) throw unstorable(path);
-    if (typeof value !== 'object' || value === null) continue;
-    for (const [key, member] of Object.entries(value)) {
-      if (!isStorable(key)) throw unstorable(path);
-      stack.push({ value: member, path: [...path, Array.isArray(value) ? Number(key) : key] });
-    }
+    if (Array.isArray(value)) for (const [index, member] of value.entries()) visit(member, path, index);
+    else
+      for (const [key, member] of Object.entries(value)) {
+        if (!isStorable(key)) throw unstorable(path);
+        visit(member, path, key);
+      }
   }
 }
 

@@ -21,8 +21,8 @@ export async function readIdentities(path: string): Promise<Identity[]> {
   if (new Set(identities.map((identity) => identity.key_sha256)).size < identities.length) {
     throw new HoldpointError('invalid_config', `the identities file ${path} gives one API key to two identities`);
   }
-  if (new Set(identities.map((identity) => identity.principal)).size < identities.length) {
-    throw new HoldpointError('invalid_config', `the identities file ${path} names a principal twice`);
+  if (new Set(identities.map((identity) => identity.principal.toLowerCase())).size < identities.length) {
+    throw new HoldpointError('invalid_config', `the identities file ${path} names a principal twice; capitals make no difference`);
   }
   return identities;
 }

@@ -7,7 +7,7 @@ import type { ApprovalView, Vote } from '../client/types.ts';
 import { canDecide, missingVotes } from '../core/approval.ts';
 import { HoldpointError } from '../core/errors.ts';
 import { evaluatePolicy } from '../core/policy.ts';
-import type { RequestStatus } from '../core/words.ts';
+import { LIMITS, type RequestStatus } from '../core/words.ts';
 import { makeVisible } from '../core/visible.ts';
 
 /** Shown instead of arguments that nobody may approve. */
@@ -94,6 +94,14 @@ async function viewsOf(client: Client, policy: PolicySource, requests: readonly 
   );
 }
 
+/** Longest indented form. Deep and wide arguments would become a hundred times as long by it, and a list holds many. */
+const MAX_INDENTED = 4 * LIMITS.args;
+
+function argsText(value: unknown): string {
+  const indented = JSON.stringify(value, null, 2);
+  return makeVisible(indented.length <= MAX_INDENTED ? indented : JSON.stringify(value));
+}
+
 function viewOf(request: RequestRow, canonical: string | undefined, votes: readonly CountedVote[], quorum: number, now: Date): ApprovalView {
   const { pending_id, run_id, call_id, status, tool, kind, args_hash, preview, reason, rule, tier, policy_hash, tool_hash, agent, owner, requester } = request;
   const args = canonical === undefined ? undefined : matching(canonical, request);
@@ -104,7 +112,7 @@ function viewOf(request: RequestRow, canonical: string | undefined, votes: reado
     status,
     tool,
     kind,
-    args_text: args ? makeVisible(JSON.stringify(args.value, null, 2)) : ARGUMENTS_ALTERED,
+    args_text: args ? argsText(args.value) : ARGUMENTS_ALTERED,
     args: args ? args.value : null,
     args_hash,
     args_bytes: args ? Buffer.byteLength(args.canonical, 'utf8') : 0,

@@ -25,13 +25,16 @@ export interface RunHead {
   usd: number;
 }
 
-/** Registered runs with the state of their own execution, and what ran without the API. */
+/**
+ * Registered runs with the state of their own execution, and what ran without the API. The input of the latter is never
+ * looked into: JSON can say what no text of the database holds, and one such run would be the end of every list.
+ */
 const RUNS = `
-  SELECT r.run_id, r.first_execution_id, r.agent, r.owner, r.requester, r.input->>'goal' AS goal, r.created_at, s.stop, s.stopped_at,
+  SELECT r.run_id, r.first_execution_id, r.agent, r.owner, r.requester, coalesce(nullif(s.goal, ''), r.input->>'goal') AS goal, r.created_at, s.stop, s.stopped_at,
     coalesce(s.steps, 0) AS steps, coalesce(s.tool_calls, 0) AS tool_calls, coalesce(s.active_ms, 0) AS active_ms, coalesce(s.usd, 0) AS usd
   FROM runs r LEFT JOIN run_states s ON s.run_id = r.run_id AND s.first_execution_id = r.first_execution_id
   UNION ALL
-  SELECT s.run_id, s.first_execution_id, s.agent, s.owner, s.requester, s.input->>'goal', s.started_at, s.stop, s.stopped_at,
+  SELECT s.run_id, s.first_execution_id, s.agent, s.owner, s.requester, s.goal, s.started_at, s.stop, s.stopped_at,
     s.steps, s.tool_calls, s.active_ms, s.usd
   FROM run_states s WHERE NOT s.registered AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.run_id = s.run_id)`;
 

@@ -5,7 +5,7 @@ import { getRequestListener } from '@hono/node-server';
 import { CheckpointFile } from '../adapters/checkpoint.ts';
 import { createPool, type Pool } from '../adapters/database.ts';
 import { openSigningKeys, recordKeys } from '../adapters/keys.ts';
-import { loadPolicyFile } from '../adapters/policy-file.ts';
+import { watchPolicy } from '../adapters/policy-watch.ts';
 import { HoldpointError, messageOf } from '../core/errors.ts';
 import { createApp } from './app.ts';
 import type { ServerConfig } from './config.ts';
@@ -28,7 +28,7 @@ export interface Service {
 
 /** @param runs the Temporal side; the caller closes its connection after `stop()` */
 export async function startService(config: ServerConfig, runs: RunsOnTemporal, log: Log): Promise<Service> {
-  const policy = await loadPolicyFile(config.policyFile);
+  const policy = await watchPolicy(config.policyFile, log);
   const identities = config.identitiesFile === undefined ? undefined : await readIdentities(config.identitiesFile);
   const pool = createPool(config.databaseUrl, { name: 'holdpoint-serve' });
   try {
@@ -36,15 +36,16 @@ export async function startService(config: ServerConfig, runs: RunsOnTemporal, l
     const keys = await openSigningKeys({ dir: config.keysDir, jwksFile: config.jwksFile, rotate: config.rotateKey });
     await recordKeys(pool, keys);
     if (identities) await applyIdentities(pool, identities);
-    const context: ServerContext = { pool, keys, policy: { current: () => policy }, runs, log, temporalWeb: config.temporalWeb };
-    return await listen(config, context);
+    const context: ServerContext = { pool, keys, policy, runs, log, temporalWeb: config.temporalWeb };
+    return await listen(config, context, () => policy.close());
   } catch (error) {
+    policy.close();
     await pool.end();
     throw error;
   }
 }
 
-async function listen(config: ServerConfig, context: ServerContext): Promise<Service> {
+async function listen(config: ServerConfig, context: ServerContext, closePolicy: () => void): Promise<Service> {
   const { log, pool } = context;
   const checkpoints = new CheckpointFile(config.checkpointsDir);
   const watch = new RunWatch(config.databaseUrl, log);
@@ -74,6 +75,7 @@ async function listen(config: ServerConfig, context: ServerContext): Promise<Ser
     const force = setTimeout(() => server.closeAllConnections(), 5_000);
     await closed;
     clearTimeout(force);
+    closePolicy();
     await pool.end();
   };
   return { url: addressOf(server, config.host), context, stop: () => (stopping ??= stop()) };

@@ -22,9 +22,16 @@ export function runsOnTemporal(client: TemporalClient, taskQueue: string): RunsO
   };
 }
 
-/** One line for Temporal Web, at most 200 bytes. */
-function summaryOf(input: RunFile): string {
-  return cutBytes(makeVisible(`${input.agent}: ${input.goal ?? plannerOf(input)}`).replaceAll('\n', ' '), 200);
+const LOOKALIKES: Readonly<Record<string, string>> = { '<': '‹', '>': '›', '[': '(', ']': ')', $: '＄' };
+
+/**
+ * One line for Temporal Web, at most 200 bytes. It is shown as plain text in one place and rendered, HTML included, in another:
+ * what could become a tag, a link, an image or (between two `$`) a formula is replaced, because an escape would be seen.
+ */
+export function summaryOf(input: RunFile): string {
+  const line = makeVisible(`${input.agent}: ${input.goal ?? plannerOf(input)}`).replaceAll('\n', ' ');
+  const text = line.replaceAll('://', ': //').replace(/[<>[\]$]/g, (character) => LOOKALIKES[character] ?? '');
+  return cutBytes(text, 200);
 }
 
 function plannerOf({ planner }: RunFile): string {

@@ -15,13 +15,21 @@ const converterPath = pathOf(`../workflows/payload-converter${extension}`);
  */
 export const dataConverter: { payloadConverterPath?: string } = isBuilt ? { payloadConverterPath: converterPath } : {};
 
+/**
+ * The SDK notes a stack trace for every promise that a workflow makes, for the "Call Stack" of Temporal Web. That is more than
+ * half of the CPU of a workflow task: five thousand signals took 6.2 s with traces and 2.2 s without. What a run waits for
+ * is in its current details, in words. Set here, since the sandbox freezes `Error` before workflow code runs; without a line
+ * break, which would shift the source map.
+ */
+const NO_STACK_TRACES = 'Error.stackTraceLimit = 0;';
+
 export async function buildWorkflowBundle(): Promise<{ code: string }> {
   const { code } = await bundleWorkflowCode({
     workflowsPath: pathOf(`../workflows/index${extension}`),
     payloadConverterPath: converterPath,
     logger: new DefaultLogger('WARN'),
   });
-  return { code };
+  return { code: NO_STACK_TRACES + code };
 }
 
 export async function loadWorkflowBundle(): Promise<WorkflowBundleOption> {

@@ -9,11 +9,11 @@ import { hashing } from '../adapters/hashing.ts';
 import { newId } from '../adapters/ids.ts';
 import { createLedger } from '../adapters/ledger.ts';
 import { loadPlanners } from '../adapters/planners.ts';
+import { type WatchedPolicy, watchPolicy } from '../adapters/policy-watch.ts';
 import { createVerifier } from '../adapters/tokens.ts';
 import { loadTools, registerTools } from '../adapters/tools.ts';
 import { dataConverter, loadWorkflowBundle } from './bundle.ts';
 import type { WorkerConfig } from './config.ts';
-import { type WatchedPolicy, watchPolicy } from './policy.ts';
 import { connectWorker, ensureSearchAttributes, searchAttributesCommand, type TemporalLink } from './temporal.ts';
 
 export { definePlanner, defineTool, type PlannerDefinition, type ToolDefinition } from '../activities/define.ts';

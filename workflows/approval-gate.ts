@@ -53,7 +53,7 @@ type Ref = { first_execution_id: string };
 function startTimer(slot: WaitingSlot): Timer {
   const { request, deadline } = slot.standing;
   const timer: Timer = { deadline, fired: false, scope: new CancellationScope() };
-  const summary = `approval of ${label(request.tool)} (${label(request.pending_id)}) ends`;
+  const summary = `${label(slot.call_id)} ${label(request.tool)}: wait for approval (${label(request.pending_id)})`;
   timer.scope
     .run(() => sleep(Math.max(1, deadline - Date.now()), { summary }))
     .then(
@@ -74,6 +74,8 @@ async function readMail(run: Run, mailbox: Mailbox, ref: Ref): Promise<void> {
   const direct = lost || mailbox.hasNews() ? undefined : directGrant(run, batch);
   if (direct) {
     const { slot, token } = direct;
+    // The answer may be another request, and somebody may decide it before its id is known here.
+    mailbox.openTo(null);
     const answer = await callTool({ ...ref, ...callOf(slot), mode: 'execute', tokens: [token] });
     applyCall(run, slot, 'execute', answer, Date.now());
   } else {

@@ -6,7 +6,7 @@ import type { AuditPage, AuditReport } from '../../client/types.ts';
 import type { AuditEvent } from '../../core/audit.ts';
 import { ERROR_TABLE, HoldpointError, messageOf } from '../../core/errors.ts';
 import { clientFor, contextOf, type CommonOptions } from '../context.ts';
-import { print, printJson, printTable, styled, tell } from '../output.ts';
+import { counted, print, printJson, printTable, styled, tell } from '../output.ts';
 import { visible } from '../visible.ts';
 
 interface ListOptions extends CommonOptions {
@@ -108,9 +108,9 @@ async function openFile(file: string): Promise<ReadStream> {
 }
 
 function printReport(report: AuditReport): void {
-  const counts = `${report.events} events of ${report.runs} runs, ${report.grants} signed grants, ${report.checkpoints} checkpoints`;
+  const counts = `${counted(report.events, 'event')} in ${counted(report.runs, 'chain')}, ${counted(report.grants, 'signed grant')}, ${counted(report.checkpoints, 'checkpoint')}`;
   if (report.ok) print(`${styled('green', 'the audit trail verifies')}: ${counts}`);
-  else print(`${styled('red', 'the audit trail does not verify')}: ${report.findings.length} findings in ${counts}`);
+  else print(`${styled('red', 'the audit trail does not verify')}: ${counted(report.findings.length, 'finding')} in ${counts}`);
   for (const finding of report.findings) print(`  ${styled('red', finding.kind)}  ${visible(finding.where)}: ${visible(finding.message)}`);
   print(
     report.sealed_until === null

@@ -102,7 +102,7 @@ async function startParts(options: StackOptions, supervisor: Supervisor, report:
   const externalTemporal = env.TEMPORAL_ADDRESS || env.TEMPORAL_PROFILE ? await reachTemporal(env) : undefined;
   const apiPort = await claimPort(options.apiPort, 'the API', '--api-port');
   for (const name of ['temporal', 'postgres', 'worker', 'serve']) await rotateLog(join(paths.logs, `${name}.log`));
-  const [temporal, database] = await Promise.all([
+  const [temporal, database] = await allSettled([
     externalTemporal === undefined ? startOwnTemporal(options, supervisor, report) : undefined,
     prepareDatabase(options, supervisor, report),
     ensureIdentities(paths),
@@ -125,6 +125,12 @@ async function startParts(options: StackOptions, supervisor: Supervisor, report:
     database_url: database,
     state_dir: paths.root,
   };
+}
+
+/** Like `Promise.all`, but when one fails the others are waited for: what still starts could not be stopped. */
+async function allSettled<T extends readonly unknown[]>(work: T): Promise<{ -readonly [K in keyof T]: Awaited<T[K]> }> {
+  await Promise.allSettled(work);
+  return Promise.all(work);
 }
 
 async function startOwnTemporal(options: StackOptions, supervisor: Supervisor, report: Report): Promise<{ address: string; web: string }> {

@@ -26,7 +26,7 @@ const FILES: Record<string, { text: string; finds: string[] }> = {
   'adapters/server.ts': { text: use('../server/app.ts'), finds: ['no-restricted-imports'] },
   'adapters/good.ts': { text: use('pg') + useType('../activities/ports.ts'), finds: [] },
   'client/index.ts': { text: use('node:http'), finds: ['no-restricted-imports'] },
-  'client/temporal.ts': { text: use('@temporalio/client') + useType('@temporalio/common/lib/time.js'), finds: [] },
+  'client/temporal.ts': { text: use('@temporalio/client'), finds: [] },
   'worker/keys.ts': { text: use('../adapters/keys.ts'), finds: ['no-restricted-imports'] },
   'worker/server.ts': { text: use('../server/app.ts'), finds: ['no-restricted-imports'] },
   'worker/good.ts': { text: use('../activities/index.ts'), finds: [] },

@@ -42,6 +42,35 @@ test('a table is aligned, also with wide characters and hidden ones made visible
   expect(lines).toEqual(['A           B\n', '東京        x\n', 'ab<U+202E>  y\n']);
 });
 
+describe('on a terminal a table keeps to the line', () => {
+  const row = { id: 'apr_1234567890', text: 'Send mail to ada@example.com: Your refund is on its way' };
+  const shown = (columns: number): string[] => {
+    const lines: string[] = [];
+    vi.spyOn(process.stdout, 'write').mockImplementation((text) => lines.push(String(text)) > 0);
+    const before = { isTTY: process.stdout.isTTY, columns: process.stdout.columns };
+    Object.assign(process.stdout, { isTTY: true, columns });
+    vi.stubEnv('NO_COLOR', '1');
+    printTable(
+      [row],
+      [
+        { title: 'ID', value: ({ id }) => id },
+        { title: 'WHAT', value: ({ text }) => text },
+      ],
+    );
+    Object.assign(process.stdout, before);
+    vi.unstubAllEnvs();
+    return lines;
+  };
+
+  test('the last column is cut', () => {
+    expect(shown(50)).toEqual(['ID              WHAT\n', 'apr_1234567890  Send mail to ada@example.com: You…\n']);
+  });
+
+  test('or stands on a second line, where little room is left', () => {
+    expect(shown(30)).toEqual(['ID\n', 'apr_1234567890\n', '  Send mail to ada@example.co…\n']);
+  });
+});
+
 test('there is no colour when the output is no terminal', () => {
   expect(styled('red', 'x', { isTTY: false } as NodeJS.WriteStream)).toBe('x');
 });

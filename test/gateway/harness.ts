@@ -35,6 +35,8 @@ export interface Harness {
   usePolicy(file: z.input<typeof PolicyFile>): void;
   /** Replaces a tool, as a new version of the worker would. */
   useTools(definitions: ToolDefinition[]): void;
+  /** What the planner answers from now on. */
+  usePlanner(plan: () => Promise<unknown>): void;
   /** A registered run, opened. */
   newRun(options?: { agent?: string; owner?: string; requester?: string; registered?: boolean }): Promise<RunKey>;
   call(run: RunKey, callId: string, tool: string, args: unknown, more?: { tokens?: string[]; mode?: 'execute' | 'evaluate' }): Promise<CallResult>;
@@ -74,11 +76,12 @@ export async function createHarness(): Promise<Harness> {
   const effects: Effect[] = [];
   let loaded = policyOf({});
   let tools = registerTools(testTools(effects));
+  let plan = async (): Promise<unknown> => ({ done: true });
   const policy = { current: () => loaded };
   const gateway = createGateway({
     ledger: createLedger(worker),
     tools: { get: (name) => tools.get(name), list: () => tools.list() },
-    planners: { plan: async () => ({ done: true }) },
+    planners: { plan: () => plan() },
     policy,
     tokens: createVerifier(join(folder, 'jwks.json')),
     hashing,
@@ -99,6 +102,9 @@ export async function createHarness(): Promise<Harness> {
     },
     useTools: (definitions) => {
       tools = registerTools(definitions);
+    },
+    usePlanner: (next) => {
+      plan = next;
     },
     async newRun({ agent = 'support', owner = 'olga', requester = 'rita', registered = true } = {}) {
       const key = { run_id: newId('run'), first_execution_id: newId('dec') };

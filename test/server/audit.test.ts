@@ -6,7 +6,7 @@ import { CheckpointFile, openCheckpoint } from '../../adapters/checkpoint.ts';
 import { hashJson } from '../../adapters/hashing.ts';
 import type { AuditReport } from '../../client/types.ts';
 import type { AuditEvent } from '../../core/audit.ts';
-import { sealAll } from '../../server/sealer.ts';
+import { SEAL_LOCK, sealAll } from '../../server/sealer.ts';
 import { appendEvents, makeRequest, startTestService, type MadeRequest, type TestService } from './harness.ts';
 
 let t: TestService;
@@ -38,6 +38,17 @@ async function tamper(...statements: string[]): Promise<void> {
     await client.query(`SET session_replication_role = replica`);
     for (const sql of statements) await client.query(sql);
     await client.query(`SET session_replication_role = DEFAULT`);
+  } finally {
+    client.release();
+  }
+}
+
+async function withSealLock(work: () => Promise<void>): Promise<void> {
+  const client = await t.admin.connect();
+  try {
+    await client.query(`SELECT pg_advisory_lock(${SEAL_LOCK})`);
+    await work();
+    await client.query(`SELECT pg_advisory_unlock(${SEAL_LOCK})`);
   } finally {
     client.release();
   }
@@ -185,9 +196,11 @@ test('a crash between file and database is mended at the next seal: numbers have
   await appendEvents(t, 'run_other', 1);
   await t.restart();
   await sealAll(t.service.context, file);
-  const [last] = (await t.admin.query<{ n: number }>('SELECT n FROM checkpoints ORDER BY n DESC LIMIT 1')).rows;
-  await tamper(`DELETE FROM checkpoints WHERE n = ${last!.n}`, 'UPDATE run_heads SET sealed_seq = 0');
-  await appendFile(file.path, '{"n":99,"half a li');
+  // The service's own sealer is kept out while the crash is staged, as it would be by the crashed one's lock.
+  await withSealLock(async () => {
+    await tamper('DELETE FROM checkpoints WHERE n = (SELECT max(n) FROM checkpoints)', 'UPDATE run_heads SET sealed_seq = 0');
+    await appendFile(file.path, '{"n":99,"half a li');
+  });
   await sealAll(t.service.context, file);
   expect(await verify()).toMatchObject({ ok: true, findings: [] });
   const kept = await t.admin.query<{ n: number }>('SELECT n FROM checkpoints ORDER BY n');

@@ -57,6 +57,6 @@ test('search attributes, summaries and details tell the story', async () => {
   const summaries = (await run.handle.fetchHistory()).events?.flatMap((event) =>
     event.userMetadata?.summary?.data ? [JSON.parse(new TextDecoder().decode(event.userMetadata.summary.data)) as string] : [],
   );
-  expect(summaries).toContain('approval of email.send (apr_1_1) ends');
+  expect(summaries).toContain('1.1 email.send: wait for approval (apr_1_1)');
   expect(summaries).toContain('1.1 email.send: execute if approved');
 });

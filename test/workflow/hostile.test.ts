@@ -169,6 +169,22 @@ describe('a waiting run', () => {
     expect((await run.result()).stop_reason).toBe('completed');
   });
 
+  test('a grant of the request that takes the place of a superseded one counts, also when it comes before the run knows its id', async () => {
+    const run = await harness.start({
+      steps: one,
+      call: async (input, attempt) => {
+        if (attempt === 1) return waiting(input, 'apr_old');
+        if (attempt > 2) return executed();
+        await run.grant('apr_new', 'good.new.token');
+        return waiting(input, 'apr_new');
+      },
+    });
+    await run.waiting();
+    await run.grant('apr_old', 'good.old.token');
+    expect((await run.result()).stop_reason).toBe('completed');
+    expect(run.asked<CallInput>('callTool').at(-1)?.tokens).toEqual(['good.new.token']);
+  });
+
   test('two thousand junk signals for its request are verified in batches, and a good decision after them counts', async () => {
     const run = await harness.start({
       steps: one,

@@ -1,11 +1,16 @@
 /** The policy in force: the file is looked at now and then; one that cannot be used is reported, and the old one stays. */
 import { stat } from 'node:fs/promises';
-import type { Logger } from 'pino';
 import type { PolicySource } from '../activities/ports.ts';
-import { type LoadedPolicyFile, loadPolicyFile } from '../adapters/policy-file.ts';
 import { isHoldpointError, messageOf } from '../core/errors.ts';
+import { type LoadedPolicyFile, loadPolicyFile } from './policy-file.ts';
 
 const LOOK_EVERY_MS = 1_000;
+
+/** Where a reload is reported; pino fits. */
+interface PolicyLog {
+  info(facts: object, message: string): void;
+  error(facts: object, message: string): void;
+}
 
 export interface WatchedPolicy extends PolicySource {
   readonly first: LoadedPolicyFile;
@@ -13,7 +18,7 @@ export interface WatchedPolicy extends PolicySource {
 }
 
 /** @throws HoldpointError `invalid_config` when the file cannot be used at start */
-export async function watchPolicy(file: string, log: Logger): Promise<WatchedPolicy> {
+export async function watchPolicy(file: string, log: PolicyLog): Promise<WatchedPolicy> {
   let seen = await versionOf(file);
   const first = await loadPolicyFile(file);
   let current = first;
