@@ -72,9 +72,9 @@ function storableInput(input: Omit<CallInput, 'first_execution_id'>): Omit<CallI
   return {
     ...rest,
     call_id: String(input.call_id),
-    tool: storableText(String(input.tool)).slice(0, 200),
+    tool: storableText(String(input.tool).slice(0, 200)),
     mode: input.mode === 'execute' ? 'execute' : 'evaluate',
-    ...(typeof reason === 'string' ? { reason: storableText(reason).slice(0, LIMITS.text) } : {}),
+    ...(typeof reason === 'string' ? { reason: storableText(reason.slice(0, LIMITS.text)) } : {}),
   };
 }
 

@@ -24,6 +24,8 @@ export function createPool(databaseUrl: string, options: { max?: number; name: s
   });
   // An idle connection that breaks is replaced by the pool; without a listener it would end the process.
   pool.on('error', () => {});
+  // The same for one in use: its next query fails, which is where somebody waits for an answer.
+  pool.on('connect', (client) => client.on('error', () => {}));
   return pool;
 }
 

@@ -57,7 +57,7 @@ program
     'after',
     `
 First steps:
-  holdpoint demo                 three scenarios, from the first call to the audit
+  holdpoint demo                 three scenarios, from first call to audit
   holdpoint up                   the whole stack on this machine
   holdpoint run FILE             start a run; then: pending, show ID, approve ID
 

@@ -14,7 +14,6 @@ const ALREADY_EXISTS = 6;
 const CALL_TIMEOUT_MS = 10_000;
 const WORKFLOW_TYPE = 'agentRun';
 
-
 /**
  * Connects as the standard Temporal environment says (`TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, TLS, `TEMPORAL_API_KEY`).
  *

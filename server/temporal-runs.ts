@@ -22,16 +22,19 @@ export function runsOnTemporal(client: TemporalClient, taskQueue: string): RunsO
   };
 }
 
-const LOOKALIKES: Readonly<Record<string, string>> = { '<': '‹', '>': '›', '[': '(', ']': ')', $: '＄' };
+const LOOKALIKES: Readonly<Record<string, string>> = { '<': '‹', '>': '›', '[': '(', ']': ')' };
 
 /**
  * One line for Temporal Web, at most 200 bytes. It is shown as plain text in one place and rendered, HTML included, in another:
- * what could become a tag, a link, an image or (between two `$`) a formula is replaced, because an escape would be seen.
+ * what could become a tag, a link, an image or (from a second `$` on) a formula is replaced, because an escape would be seen.
  */
 export function summaryOf(input: RunFile): string {
-  const line = makeVisible(`${input.agent}: ${input.goal ?? plannerOf(input)}`).replaceAll('\n', ' ');
-  const text = line.replaceAll('://', ': //').replace(/[<>[\]$]/g, (character) => LOOKALIKES[character] ?? '');
-  return cutBytes(text, 200);
+  const line = makeVisible(`${input.agent}: ${input.goal ?? plannerOf(input)}`.slice(0, 201)).replaceAll('\n', ' ');
+  const text = line.replaceAll('://', ': //').replace(/(?<=\$.*)\$/g, '＄');
+  return cutBytes(
+    text.replace(/[<>[\]]/g, (character) => LOOKALIKES[character] ?? ''),
+    200,
+  );
 }
 
 function plannerOf({ planner }: RunFile): string {

@@ -16,7 +16,7 @@ export function label(text: string): string {
 
 /** The run's current details, in Markdown. Temporal Web's frame is a little short and hides the end: an empty paragraph stands there. */
 export function detailsOf(run: Run, move: Move): string {
-  return `${paragraphsOf(run, move)}\n\n&nbsp;`;
+  return `${paragraphsOf(run, move)}\n\n\u00a0`;
 }
 
 function paragraphsOf(run: Run, move: Move): string {

@@ -56,7 +56,8 @@ export async function callTool(input: CallInput): Promise<CallResult> {
 }
 
 export function verifyDecisions(input: VerifyInput): Promise<VerifyResult> {
-  return toItsEnd(() => quick.verifyDecisions.executeWithOptions({ summary: `verify ${input.messages.length} messages` }, [input]));
+  const summary = input.messages.length === 1 ? 'verify 1 message' : `verify ${input.messages.length} messages`;
+  return toItsEnd(() => quick.verifyDecisions.executeWithOptions({ summary }, [input]));
 }
 
 export function closeRequest(input: CloseRequestInput): Promise<RequestState> {

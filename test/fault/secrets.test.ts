@@ -32,7 +32,14 @@ test('the worker has the signing key neither in its environment nor in an open f
     const pid = parts.pid('worker');
     const environment = await environmentOf(pid);
     expect(environment.some((entry) => entry.startsWith('HOLDPOINT_JWKS='))).toBe(true);
-    const forbidden = [...privateParts, join(parts.folder, 'keys'), 'HOLDPOINT_KEYS_DIR', 'HOLDPOINT_IDENTITIES', 'HOLDPOINT_CHECKPOINTS_DIR', 'holdpoint_serve'];
+    const forbidden = [
+      ...privateParts,
+      join(parts.folder, 'keys'),
+      'HOLDPOINT_KEYS_DIR',
+      'HOLDPOINT_IDENTITIES',
+      'HOLDPOINT_CHECKPOINTS_DIR',
+      'holdpoint_serve',
+    ];
     for (const secret of forbidden) expect(environment.filter((entry) => entry.includes(secret))).toEqual([]);
     const files = await openFiles(pid);
     expect(files.length).toBeGreaterThan(0);

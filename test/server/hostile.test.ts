@@ -1,9 +1,16 @@
 /** What authenticated people, web pages and writers to the namespace could try on the service. */
+import { writeFile } from 'node:fs/promises';
 import { request as httpRequest } from 'node:http';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { CheckpointFile } from '../../adapters/checkpoint.ts';
+import { transaction } from '../../adapters/database.ts';
 import { newId } from '../../adapters/ids.ts';
+import { exportAudit } from '../../server/audit.ts';
+import { readIdentities } from '../../server/identities.ts';
 import { sweep } from '../../server/sweeper.ts';
+import { createTurns } from '../../server/turns.ts';
 import { appendEvents, makeRequest, startTestService, type TestService } from './harness.ts';
 
 let t: TestService;
@@ -77,6 +84,59 @@ test('exports that nobody reads, and many at once, leave the database to those w
     `SELECT count(*)::int AS n FROM pg_stat_activity WHERE application_name = 'holdpoint-serve' AND state LIKE 'idle in transaction%' AND datname = current_database()`,
   );
   expect(rows).toEqual([{ n: 0 }]);
+});
+
+test('a connection that the database ends in the middle of a transaction fails that transaction and nothing else', async () => {
+  const strays: unknown[] = [];
+  const note = (error: unknown): void => void strays.push(error);
+  process.on('uncaughtException', note);
+  try {
+    const broken = transaction(t.serve, async (client) => {
+      const { rows } = await client.query<{ pid: number }>('SELECT pg_backend_pid() AS pid');
+      await t.admin.query('SELECT pg_terminate_backend($1)', [rows[0]?.pid]);
+      await sleep(300);
+      await client.query('SELECT 1');
+    });
+    await expect(broken).rejects.toThrow();
+    expect(strays).toEqual([]);
+    expect((await t.serve.query('SELECT 1 AS one')).rows).toEqual([{ one: 1 }]);
+  } finally {
+    process.removeListener('uncaughtException', note);
+  }
+});
+
+test('an export whose reader stands still while the database goes away breaks off, and the service lives on', async () => {
+  await appendEvents(t, 'run_slow', 2_500);
+  const strays: unknown[] = [];
+  const note = (error: unknown): void => void strays.push(error);
+  process.on('uncaughtException', note);
+  try {
+    const stream = await exportAudit(
+      { context: t.service.context, file: new CheckpointFile(t.config.checkpointsDir), turns: createTurns(1), signal: new AbortController().signal },
+      undefined,
+    );
+    const reader = stream.getReader();
+    await reader.read();
+    await t.admin.query(
+      `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction' AND datname = current_database() AND application_name = 'holdpoint-serve'`,
+    );
+    await sleep(300);
+    const rest = (async () => {
+      for (let part = await reader.read(); !part.done; part = await reader.read());
+    })();
+    await expect(rest).rejects.toThrow();
+    expect(strays).toEqual([]);
+    expect((await send('GET', '/healthz')).status).toBe(200);
+  } finally {
+    process.removeListener('uncaughtException', note);
+  }
+});
+
+test('two principals whose names differ in capitals alone are refused: one person could fill two places of a quorum', async () => {
+  const file = join(t.folder, 'twins.json');
+  const identities = ['alice', 'Alice'].map((principal, index) => ({ principal, roles: ['approver'], key_sha256: String(index).repeat(64) }));
+  await writeFile(file, JSON.stringify({ identities }));
+  await expect(readIdentities(file)).rejects.toMatchObject({ code: 'invalid_config' });
 });
 
 test('a run with an execution id that Temporal cannot have does not keep the sweeper from the others', async () => {

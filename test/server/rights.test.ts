@@ -38,6 +38,24 @@ test.each([
   await expect(t.worker.query(sql)).rejects.toThrow(DENIED);
 });
 
+test("the worker's role changes nothing of a request that people are shown, and nothing at all in tables that are not its own", async () => {
+  const { rows } = await t.admin.query<{ place: string }>(
+    `SELECT table_name || '.' || column_name AS place FROM information_schema.column_privileges
+     WHERE grantee = 'holdpoint_worker' AND privilege_type = 'UPDATE'
+       AND table_name IN ('approval_requests', 'arguments', 'runs', 'run_heads', 'decisions', 'approvers', 'api_keys', 'controls', 'checkpoints', 'signing_keys', 'audit_events', 'consumptions')
+     ORDER BY 1`,
+  );
+  expect(rows.map((row) => row.place)).toEqual([
+    'approval_requests.quorum',
+    'approval_requests.rejected',
+    'approval_requests.resolved_at',
+    'approval_requests.status',
+    'approval_requests.usable_until',
+    'run_heads.hash',
+    'run_heads.seq',
+  ]);
+});
+
 test.each([
   `UPDATE audit_events SET reason = 'x'`,
   'DELETE FROM audit_events',

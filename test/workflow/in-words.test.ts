@@ -45,5 +45,5 @@ test('a request is told as a list after an empty line, with what the agent says 
 test('the one line that Temporal Web renders as a page holds no tag, link, image or formula', () => {
   const goal = '<script>x</script> ![t](http://track.example/a.png) $1 $2';
   const summary = summaryOf({ agent: 'bot', requester: 'ada', goal, planner: { type: 'script', calls: [] } } as never);
-  expect(summary).toBe('bot: ‹script›x‹/script› !(t)(http: //track.example/a.png) ＄1 ＄2');
+  expect(summary).toBe('bot: ‹script›x‹/script› !(t)(http: //track.example/a.png) $1 ＄2');
 });
