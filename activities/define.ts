@@ -50,6 +50,7 @@ export interface TranscriptEntry {
 
 export interface PlannerInput {
   goal: string;
+  /** The newest 500 calls that ended, oldest first, with the first 64 KB of each result. */
   transcript: TranscriptEntry[];
   /** The refused ones of the transcript. */
   refusals: TranscriptEntry[];

@@ -9,7 +9,7 @@ import { LIMITS, UNVERIFIED_AGENT } from '../core/words.ts';
 import { runFacts } from './call-context.ts';
 import type { TranscriptEntry } from './define.ts';
 import { engagedSwitch } from './judge.ts';
-import type { CallRow, GatewayPorts, RunLedger, RunRow } from './ports.ts';
+import type { GatewayPorts, RunLedger, RunRow, TranscriptRow } from './ports.ts';
 import { cancelRequest } from './requests.ts';
 
 type RunKey = { run_id: string; first_execution_id: string };
@@ -138,7 +138,7 @@ function boundedCall(ports: GatewayPorts, call: AskedCall, room: number): Planne
   return bytes > LIMITS.args || bytes > room ? { ...named, args: null, oversized_bytes: bytes } : { ...named, args: call.args ?? null };
 }
 
-function entryOf(call: CallRow & { canonical: string | null }): TranscriptEntry {
+function entryOf(call: TranscriptRow): TranscriptEntry {
   const invalid = call.stop?.rule === 'unknown_tool' || call.stop?.rule === 'invalid_arguments';
   const entry = { call_id: call.call_id, tool: call.tool, args: call.canonical === null ? null : (JSON.parse(call.canonical) as unknown) };
   if (call.status === 'done') return { ...entry, status: 'executed', result: parsedResult(call.result) };

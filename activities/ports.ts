@@ -174,11 +174,22 @@ export interface RunLedger {
   append(facts: AuditFacts): Promise<void>;
 }
 
+/** A finished call as the planner sees it; `canonical` are its arguments, null when they were erased or unreadable. */
+export interface TranscriptRow extends Pick<CallRow, 'call_id' | 'tool' | 'status' | 'stop' | 'result'> {
+  canonical: string | null;
+}
+
 export interface Ledger {
   /** Runs `work` in one transaction under the run's lock. Everything or nothing. */
   withRun<T>(run: { run_id: string; first_execution_id: string }, work: (ledger: RunLedger) => Promise<T>): Promise<T>;
-  /** Finished calls of a run in order, with arguments and results, for the planner. No lock. */
-  transcript(run: { run_id: string; first_execution_id: string }): Promise<(CallRow & { canonical: string | null })[]>;
+  /** The newest 500 finished calls of a run in order, with arguments and the first 64 KB of each result, for the planner. No lock. */
+  transcript(run: { run_id: string; first_execution_id: string }): Promise<TranscriptRow[]>;
+}
+
+/** What Temporal itself knows of a workflow execution. */
+export interface Executions {
+  /** First execution id of the chain that this execution belongs to; undefined when there is no such execution. */
+  firstOf(execution: { workflow_id: string; execution_id: string }): Promise<string | undefined>;
 }
 
 /** All that the gateway needs from outside. */

@@ -195,7 +195,7 @@ export async function closeAtDeadline(ledger: RunLedger, loaded: LoadedPolicy, r
   } else if (events.refused === 'too_early' && request.status === 'approved') {
     await reopenRequest(ledger, request, quorum, `the policy now asks for ${quorum} votes`);
   } else if (events.refused === 'already_decided' && request.status === 'open') {
-    await grantLate(ledger, request, votes, now);
+    await grantLate(ledger, request, votes);
   }
   return requestState(ledger, loaded, pendingId);
 }
@@ -204,11 +204,11 @@ export async function closeAtDeadline(ledger: RunLedger, loaded: LoadedPolicy, r
  * Grants what is complete only now: when the last vote came the policy asked for more, or another voter lacked the role.
  * No further vote is possible then, so without this the request would stay open for ever.
  */
-async function grantLate(ledger: RunLedger, request: RequestRow, votes: readonly DecisionRow[], now: Date): Promise<void> {
+async function grantLate(ledger: RunLedger, request: RequestRow, votes: readonly DecisionRow[]): Promise<void> {
   const last = votes.at(-1);
   if (!last || resolutionOf(votes, 1) !== 'approved') return;
-  const usableUntil = new Date(now.getTime() + request.execute_within_seconds * 1000);
-  await ledger.updateRequest(request.pending_id, { status: 'approved', resolved_at: now, usable_until: usableUntil });
+  const usableUntil = new Date(last.decided_at.getTime() + request.execute_within_seconds * 1000);
+  await ledger.updateRequest(request.pending_id, { status: 'approved', resolved_at: last.decided_at, usable_until: usableUntil });
   await ledger.append({
     ...requestFacts(request),
     event_key: eventKey(ledger, request.call_id, `approval_granted/${last.decision_id}`),

@@ -1,12 +1,19 @@
 /** The ledger on PostgreSQL, gateway side. */
-import type { CallRow, Ledger, RunLedger } from '../activities/ports.ts';
+import type { Ledger, RunLedger, TranscriptRow } from '../activities/ports.ts';
 import { lockHead } from './chain.ts';
 import { type Pool, transaction } from './database.ts';
 import { PostgresRunLedger } from './run-ledger.ts';
 
-const TRANSCRIPT = `SELECT c.*, a.canonical FROM calls c LEFT JOIN arguments a USING (args_hash)
-  WHERE c.run_id = $1 AND c.first_execution_id = $2 AND c.status IN ('done', 'refused')
-  ORDER BY c.step, c.position`;
+/** What a planner looks back on: so many calls, and so much of each result. More would not fit into the worker's memory for ever. */
+const TRANSCRIPT_CALLS = 500;
+const TRANSCRIPT_RESULT = 65_536;
+
+const TRANSCRIPT = `SELECT * FROM (
+    SELECT c.call_id, c.step, c.position, c.tool, c.status, c.stop, left(c.result, ${TRANSCRIPT_RESULT}) AS result, a.canonical
+    FROM calls c LEFT JOIN arguments a USING (args_hash)
+    WHERE c.run_id = $1 AND c.first_execution_id = $2 AND c.status IN ('done', 'refused')
+    ORDER BY c.step DESC, c.position DESC LIMIT ${TRANSCRIPT_CALLS}) newest
+  ORDER BY step, position`;
 
 /** @param pool connection of role `holdpoint_worker` */
 export function createLedger(pool: Pool): Ledger {
@@ -15,7 +22,7 @@ export function createLedger(pool: Pool): Ledger {
       return transaction(pool, async (client) => work(new PostgresRunLedger(client, await lockHead(client, run.run_id), run.first_execution_id)));
     },
     async transcript(run) {
-      const { rows } = await pool.query<CallRow & { canonical: string | null }>(TRANSCRIPT, [run.run_id, run.first_execution_id]);
+      const { rows } = await pool.query<TranscriptRow>(TRANSCRIPT, [run.run_id, run.first_execution_id]);
       return rows;
     },
   };

@@ -20,11 +20,16 @@ export interface WatchedPolicy extends PolicySource {
 /** @throws HoldpointError `invalid_config` when the file cannot be used at start */
 export async function watchPolicy(file: string, log: PolicyLog): Promise<WatchedPolicy> {
   let seen = await versionOf(file);
+  let noticed = seen;
   const first = await loadPolicyFile(file);
   let current = first;
   const look = async (): Promise<void> => {
     const version = await versionOf(file);
     if (version === seen) return;
+    // Twice the same: a file that is still being written would be read in half, and half of it may parse.
+    const settled = version === noticed;
+    noticed = version;
+    if (!settled) return;
     seen = version;
     try {
       const next = await loadPolicyFile(file);

@@ -14,7 +14,7 @@ import { createVerifier } from '../adapters/tokens.ts';
 import { loadTools, registerTools } from '../adapters/tools.ts';
 import { dataConverter, loadWorkflowBundle } from './bundle.ts';
 import type { WorkerConfig } from './config.ts';
-import { connectWorker, ensureSearchAttributes, searchAttributesCommand, type TemporalLink } from './temporal.ts';
+import { connectWorker, ensureSearchAttributes, executionsOf, searchAttributesCommand, type TemporalLink } from './temporal.ts';
 
 export { definePlanner, defineTool, type PlannerDefinition, type ToolDefinition } from '../activities/define.ts';
 export { readWorkerConfig, type WorkerConfig } from './config.ts';
@@ -106,16 +106,8 @@ async function temporalWorker({ link, config, policy, tools, planners, pool, log
       { command: searchAttributesCommand(link.namespace) },
       'runs go without search attributes: this namespace lacks them and the worker may not add them',
     );
-  const activities = createActivities({
-    ledger: createLedger(pool),
-    tools,
-    planners,
-    policy,
-    tokens: createVerifier(config.jwksFile),
-    hashing,
-    newId,
-    searchAttributes,
-  });
+  const ports = { ledger: createLedger(pool), tools, planners, policy, tokens: createVerifier(config.jwksFile), hashing, newId, searchAttributes };
+  const activities = createActivities(ports, executionsOf(link));
   return Worker.create({
     connection: link.connection,
     namespace: link.namespace,

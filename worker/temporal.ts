@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { loadClientConnectConfig } from '@temporalio/envconfig';
 import { NativeConnection } from '@temporalio/worker';
+import type { Executions } from '../activities/ports.ts';
 import { HoldpointError, messageOf } from '../core/errors.ts';
 import { SEARCH_ATTRIBUTES } from '../core/words.ts';
 
@@ -49,6 +50,25 @@ export async function connectWorker({ patienceMs = 30_000, onRetry, signal }: Co
       await sleep(pause, undefined, { ...(signal ? { signal } : {}) });
     }
   }
+}
+
+/** Remembers this many executions; a chain is looked up once per continue-as-new. */
+const REMEMBERED = 10_000;
+
+/** Asks the server which chain an execution belongs to. */
+export function executionsOf({ connection, namespace }: TemporalLink): Executions {
+  const known = new Map<string, string>();
+  return {
+    async firstOf({ workflow_id: workflowId, execution_id: runId }) {
+      const found = known.get(runId);
+      if (found !== undefined) return found;
+      const described = await connection.workflowService.describeWorkflowExecution({ namespace, execution: { workflowId, runId } });
+      const first = described.workflowExecutionInfo?.firstRunId ?? undefined;
+      if (first !== undefined) known.set(runId, first);
+      if (known.size > REMEMBERED) known.delete(known.keys().next().value ?? '');
+      return first;
+    },
+  };
 }
 
 function unreachable(address: string, namespace: string, error: unknown): HoldpointError {

@@ -215,7 +215,9 @@ GRANT SELECT ON runs, run_heads, run_states, run_steps, arguments, calls, approv
   controls, approvers, audit_events, schema_migrations TO holdpoint_worker;
 GRANT INSERT ON run_heads, run_states, run_steps, arguments, calls, approval_requests, consumptions, audit_events TO holdpoint_worker;
 GRANT UPDATE (seq, hash) ON run_heads TO holdpoint_worker;
-GRANT UPDATE ON run_states, run_steps, calls TO holdpoint_worker;
+GRANT UPDATE (stop, stopped_at, steps, tool_calls, active_ms, usd) ON run_states TO holdpoint_worker;
+GRANT UPDATE (usd, active_ms) ON run_steps TO holdpoint_worker;
+GRANT UPDATE ON calls TO holdpoint_worker;
 GRANT UPDATE (status, quorum, resolved_at, usable_until, rejected) ON approval_requests TO holdpoint_worker;
 
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO holdpoint_serve;

@@ -6,7 +6,7 @@ import { print, printJson, styled } from '../output.ts';
 import { abandonedHomes, postgresPrograms, postgresUser } from '../stack/postgres-user.ts';
 import { runningStack, type StackFile } from '../stack/state.ts';
 import { findTemporal, TEMPORAL_CLI_VERSION } from '../stack/temporal-binary.ts';
-import { SEARCH_ATTRIBUTES } from '../stack/temporal.ts';
+import { SEARCH_ATTRIBUTES } from '../../core/words.ts';
 import { visible } from '../visible.ts';
 
 /** `missing` fails the command, `note` does not. */
@@ -127,8 +127,8 @@ async function checkSearchAttributes(stack: StackFile | undefined): Promise<Find
     const connection = await Connection.connect({ ...connectionOptions, connectTimeout: '5s' });
     const answer = await connection.operatorService.listSearchAttributes({ namespace });
     await connection.close();
-    const missing = SEARCH_ATTRIBUTES.filter((name) => !(name in (answer.customAttributes ?? {})));
-    if (missing.length === 0) return [{ part, status: 'ok', found: SEARCH_ATTRIBUTES.join(', ') }];
+    const missing = Object.values(SEARCH_ATTRIBUTES).filter((name) => !(name in (answer.customAttributes ?? {})));
+    if (missing.length === 0) return [{ part, status: 'ok', found: Object.values(SEARCH_ATTRIBUTES).join(', ') }];
     const flags = missing.map((name) => `--name ${name} --type Keyword`).join(' ');
     return [
       {

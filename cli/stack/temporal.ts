@@ -4,6 +4,7 @@ import { openSync, closeSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { HoldpointError, isHoldpointError, messageOf } from '../../core/errors.ts';
+import { SEARCH_ATTRIBUTES } from '../../core/words.ts';
 import { freePorts } from './ports.ts';
 import { waitUntil } from './processes.ts';
 
@@ -16,9 +17,6 @@ const DYNAMIC_CONFIG = [
   'matching.numTaskqueueReadPartitions=1',
   'matching.numTaskqueueWritePartitions=1',
 ];
-
-/** What runs set so that lists in Temporal Web can be filtered. */
-export const SEARCH_ATTRIBUTES = ['HoldpointStatus', 'HoldpointAgent', 'HoldpointStopReason'] as const;
 
 const RETENTION_DAYS = 30;
 const ATTEMPTS = 4;
@@ -88,7 +86,7 @@ function lastWords(log: string): string {
 function spawnServer(options: TemporalOptions): ChildProcess {
   const args = ['server', 'start-dev', '--ip', '127.0.0.1', '--port', String(options.port), '--ui-port', String(options.webPort), '--log-level', 'warn'];
   if (options.dbFile !== undefined) args.push('--db-filename', options.dbFile);
-  if (options.searchAttributes !== false) for (const name of SEARCH_ATTRIBUTES) args.push('--search-attribute', `${name}=Keyword`);
+  if (options.searchAttributes !== false) for (const name of Object.values(SEARCH_ATTRIBUTES)) args.push('--search-attribute', `${name}=Keyword`);
   for (const value of DYNAMIC_CONFIG) args.push('--dynamic-config-value', value);
   const log = openSync(options.logFile, 'a', 0o600);
   const env = { PATH: process.env.PATH, HOME: process.env.HOME };
