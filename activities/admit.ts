@@ -10,7 +10,7 @@ import { judge, type Verdict } from './judge.ts';
 import { claimCall, denyCall, positionOf, stopCall, tokenArgument } from './outcomes.ts';
 import type { CallRow, RegisteredTool, RequestRow } from './ports.ts';
 import { createRequest, supersedeRequest, withdrawFor } from './requests.ts';
-import { resumeWaiting } from './resume.ts';
+import { approvedArguments, refuseAltered, resumeWaiting } from './resume.ts';
 
 type Reading = { ok: true; proposal: Proposal } | { ok: false; code: 'unknown_tool' | 'invalid_arguments'; reason: string };
 
@@ -139,12 +139,11 @@ async function admitNew(ctx: CallContext, proposal: Proposal): Promise<Admission
 
 /** Voids what was shown and judges the ledger's arguments anew, under the tool's new definition. */
 async function admitSuperseded(ctx: CallContext, known: CallRow, request: RequestRow): Promise<Admission> {
-  const tool = ctx.ports.tools.get(known.tool);
-  if (request.status !== 'superseded') await supersedeRequest(ctx.ledger, request, tool?.tool_hash ?? 'none');
-  const canonical = await ctx.ledger.arguments(known.args_hash);
-  const reading = tool && canonical !== undefined ? readArguments(ctx, tool, JSON.parse(canonical)) : undefined;
-  if (!reading?.ok)
-    return answer(await refuseInvalid(ctx, known, reading ?? { ok: false, code: 'invalid_arguments', reason: 'the arguments are no longer in the ledger' }));
+  if (request.status !== 'superseded') await supersedeRequest(ctx.ledger, request, ctx.ports.tools.get(known.tool)?.tool_hash ?? 'none');
+  const held = await approvedArguments(ctx, known, request);
+  if (held === undefined) return answer(await refuseAltered(ctx, known, request));
+  const reading = readCall(ctx, held.value);
+  if (!reading.ok) return answer(await refuseInvalid(ctx, known, reading));
   return admitChanged(ctx, reading.proposal, known);
 }
 

@@ -1,5 +1,5 @@
 /** What all steps of judging one call share, and the small answers they give. */
-import { type AuditFacts, auditFacts } from '../core/audit.ts';
+import { type AuditFacts, NO_FACTS } from '../core/audit.ts';
 import { missingVotes } from '../core/approval.ts';
 import type { CallInput, CallResult, PendingView, ResultSummary, Stop } from '../core/run-contract.ts';
 import { LIMITS, type StopReason } from '../core/words.ts';
@@ -63,47 +63,14 @@ export function callFacts(
   call: { tool: string; tool_hash: string | null; args_hash: string | null },
   more: Partial<CallFacts> = {},
 ): CallFacts {
-  const {
-    event_key: _key,
-    outcome: _outcome,
-    ...facts
-  } = auditFacts({
-    event_key: '',
-    outcome: 'allow',
-    ...runFacts(ctx.run),
-    call_id: ctx.input.call_id,
-    tool: call.tool,
-    tool_hash: call.tool_hash,
-    args_hash: call.args_hash,
-    policy_hash: ctx.loaded.policy_hash,
-    ...more,
-  });
-  return facts;
+  const { tool, tool_hash, args_hash } = call;
+  return { ...NO_FACTS, ...runFacts(ctx.run), call_id: ctx.input.call_id, tool, tool_hash, args_hash, policy_hash: ctx.loaded.policy_hash, ...more };
 }
 
 /** Facts of an event about a request. */
 export function requestFacts(request: RequestRow): CallFacts {
   const { agent, owner, requester, call_id, tool, tool_hash, args_hash, pending_id, rule, tier, policy_hash } = request;
-  const {
-    event_key: _key,
-    outcome: _outcome,
-    ...facts
-  } = auditFacts({
-    event_key: '',
-    outcome: 'allow',
-    agent,
-    owner,
-    requester,
-    call_id,
-    tool,
-    tool_hash,
-    args_hash,
-    pending_id,
-    rule,
-    tier,
-    policy_hash,
-  });
-  return facts;
+  return { ...NO_FACTS, agent, owner, requester, call_id, tool, tool_hash, args_hash, pending_id, rule, tier, policy_hash };
 }
 
 export function stopOf(stopReason: StopReason, reason: string, about: { call_id: string; tool: string }, rule?: string): Stop {

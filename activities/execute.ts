@@ -3,38 +3,43 @@ import { messageOf } from '../core/errors.ts';
 import type { CallResult } from '../core/run-contract.ts';
 import { LIMITS } from '../core/words.ts';
 import { type Claim, eventKey, settledAnswer, stopOf, summaryOf } from './call-context.ts';
+import { engagedSwitch } from './judge.ts';
 import type { CallRow, GatewayPorts, RunLedger } from './ports.ts';
 
-/** How often a tool that may be repeated is tried before its error counts. */
-const ATTEMPTS = 3;
+/** Pauses before a tool that may be repeated is tried again; after the last its error counts. */
 const BACKOFF_MS = [200, 1_000];
 
+type RunKey = { run_id: string; first_execution_id: string };
 type Outcome = { status: 'ok' | 'error' | 'unknown'; text: string; active_ms: number };
 
-export async function executeClaim(
-  ports: GatewayPorts,
-  run: { run_id: string; first_execution_id: string },
-  callId: string,
-  claim: Claim,
-): Promise<CallResult> {
-  const outcome = await callWithRetries(run.run_id, callId, claim);
+export async function executeClaim(ports: GatewayPorts, run: RunKey, callId: string, claim: Claim): Promise<CallResult> {
+  const outcome = await callWithRetries(ports, run, callId, claim);
   return ports.ledger.withRun(run, (ledger) => settle(ports, ledger, callId, claim, outcome));
 }
 
-async function callWithRetries(runId: string, callId: string, claim: Claim): Promise<Outcome> {
+async function callWithRetries(ports: GatewayPorts, run: RunKey, callId: string, claim: Claim): Promise<Outcome> {
   const startedAt = performance.now();
   const repeatable = claim.tool.kind === 'read' || claim.tool.idempotent;
-  const attempts = repeatable ? ATTEMPTS : 1;
-  let failure = 'the tool was not called';
-  for (let attempt = 1; attempt <= attempts; attempt++) {
-    const result = await callOnce(runId, callId, claim);
-    if (result.status === 'ok') return { status: 'ok', text: jsonText(result.value), active_ms: performance.now() - startedAt };
-    failure = result.message;
-    if (result.status === 'unknown' && !repeatable) return { status: 'unknown', text: failure, active_ms: performance.now() - startedAt };
+  for (let attempt = 1; ; attempt++) {
+    const result = await callOnce(run.run_id, callId, claim);
+    const active_ms = performance.now() - startedAt;
+    if (result.status === 'ok') return { status: 'ok', text: jsonText(result.value), active_ms };
+    if (!repeatable) return { status: result.status, text: result.message, active_ms };
     const pause = BACKOFF_MS[attempt - 1];
-    if (attempt < attempts && pause !== undefined) await new Promise((resolve) => setTimeout(resolve, pause));
+    if (pause === undefined) return { status: 'error', text: result.message, active_ms };
+    await new Promise((resolve) => setTimeout(resolve, pause));
+    const standing = await whyNotAgain(ports, run, callId, claim);
+    if (standing !== undefined) return { status: result.status, text: `${result.message}; not tried again: ${standing}`, active_ms };
   }
-  return { status: 'error', text: failure, active_ms: performance.now() - startedAt };
+}
+
+/** A repeat is another effect: the kill switch may have been engaged, and another attempt may have taken over, meanwhile. */
+function whyNotAgain(ports: GatewayPorts, key: RunKey, callId: string, claim: Claim): Promise<string | undefined> {
+  return ports.ledger.withRun(key, async (ledger) => {
+    const [run, call] = [await ledger.run(), await ledger.call(callId)];
+    if (!run || call?.status !== 'executing' || call.fence !== claim.fence) return 'a newer attempt has taken over';
+    return engagedSwitch(ledger, ports.policy.current(), run, claim.tool.name);
+  });
 }
 
 type Attempt = { status: 'ok'; value: unknown } | { status: 'error' | 'unknown'; message: string };

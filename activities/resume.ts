@@ -67,7 +67,7 @@ async function expiredUnused(ctx: CallContext, known: CallRow, request: RequestR
 }
 
 /** What runs is what the ledger holds, and only when that is still what was approved. */
-async function approvedArguments(ctx: CallContext, known: CallRow, request: RequestRow): Promise<{ value: unknown } | undefined> {
+export async function approvedArguments(ctx: CallContext, known: CallRow, request: RequestRow): Promise<{ value: unknown } | undefined> {
   const canonical = await ctx.ledger.arguments(known.args_hash);
   if (canonical === undefined || request.args_hash !== known.args_hash) return undefined;
   try {
@@ -78,7 +78,7 @@ async function approvedArguments(ctx: CallContext, known: CallRow, request: Requ
   }
 }
 
-async function refuseAltered(ctx: CallContext, known: CallRow, request: RequestRow): Promise<CallResult> {
+export async function refuseAltered(ctx: CallContext, known: CallRow, request: RequestRow): Promise<CallResult> {
   const stop = stopOf('policy_denied', `the arguments that the ledger holds for call ${known.call_id} are not the approved ones`, known, 'call_conflict');
   await ctx.ledger.updateCall(known.call_id, { status: 'refused', stop, final: true });
   await recordDeny(ctx, known, request, 'call_conflict', stop.reason);

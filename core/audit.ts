@@ -43,27 +43,29 @@ export interface AuditEvent extends AuditFacts {
 /** `prev_hash` of the first event of each run. */
 export const GENESIS = `sha256:${'0'.repeat(64)}`;
 
+/** Nothing said. */
+export const NO_FACTS: Readonly<Omit<AuditFacts, 'event_key' | 'outcome'>> = {
+  agent: null,
+  owner: null,
+  requester: null,
+  tool: null,
+  tool_hash: null,
+  call_id: null,
+  pending_id: null,
+  reason: null,
+  detail: null,
+  rule: null,
+  tier: null,
+  policy_hash: null,
+  args_hash: null,
+  approver: null,
+  token: null,
+  result: null,
+};
+
 /** An event with nothing said but its key and outcome. */
 export function auditFacts(facts: Partial<AuditFacts> & Pick<AuditFacts, 'event_key' | 'outcome'>): AuditFacts {
-  return {
-    agent: null,
-    owner: null,
-    requester: null,
-    tool: null,
-    tool_hash: null,
-    call_id: null,
-    pending_id: null,
-    reason: null,
-    detail: null,
-    rule: null,
-    tier: null,
-    policy_hash: null,
-    args_hash: null,
-    approver: null,
-    token: null,
-    result: null,
-    ...facts,
-  };
+  return { ...NO_FACTS, ...facts };
 }
 
 /** Hash of a value's canonical (RFC 8785) form: `sha256:` + hex. */

@@ -318,6 +318,19 @@ describe('changed after approval', () => {
     expect(await h.call(run, '1.1', 'email.send', MAIL, { tokens: [second.token] })).toMatchObject({ status: 'executed' });
   });
 
+  test('arguments altered in the database are not executed under a changed tool either, also when nobody has to be asked any more', async () => {
+    const { request, token } = await granted();
+    await h.admin.query('UPDATE arguments SET canonical = $1 WHERE args_hash = $2', ['{"body":"x","to":"eve@example.com"}', request.args_hash]);
+    h.usePolicy({ writes: { require_approval: false } });
+    h.useTools(testTools(h.effects).map((tool) => ({ ...tool, version: '2' })));
+    try {
+      expect(stopReason(await h.call(run, '1.1', 'email.send', MAIL, { tokens: [token] }))).toBe('policy_denied');
+      expect(h.effects).toEqual([]);
+    } finally {
+      await h.admin.query('DELETE FROM arguments WHERE args_hash = $1', [request.args_hash]);
+    }
+  });
+
   test('a policy that now denies wins over the grant', async () => {
     const { token } = await granted();
     h.usePolicy({ policy: { tool_blocklist: ['email.*'] } });
@@ -401,6 +414,20 @@ describe('interrupted', () => {
     expect(h.effects).toHaveLength(1);
     expect(stopReason(await h.call(run, '2.1', 'db.write', MAIL))).toBe('tool_failed');
     expect(h.effects).toHaveLength(4);
+  });
+
+  test('a kill switch engaged while a tool fails stops its next try', async () => {
+    h.usePolicy({ writes: { require_approval: false } });
+    h.useTools(testTools(h.effects, { fail: true }));
+    const failing = h.call(run, '1.1', 'db.write', MAIL);
+    await sleep(100);
+    await h.admin.query(`INSERT INTO controls (scope, engaged, changed_by) VALUES ('global', true, 'olga')`);
+    try {
+      expect(await failing).toMatchObject({ status: 'stopped', stop: { reason: expect.stringContaining('kill switch') as string } });
+      expect(h.effects).toHaveLength(1);
+    } finally {
+      await h.admin.query('DELETE FROM controls');
+    }
   });
 
   test('a tool that does not answer in time has an unknown outcome', async () => {
