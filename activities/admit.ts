@@ -109,7 +109,7 @@ async function refuseInvalid(ctx: CallContext, known: CallRow | undefined, readi
   if (known) {
     await withdrawFor(ctx, known, reading.code, reading.reason);
     await ledger.addUsage({ tool_calls: -1 });
-  } else await insertCall(ctx, { tool, kind: 'write', tool_hash: '', args_hash: hash });
+  } else await insertCall(ctx, { tool, kind: 'write', tool_hash: '', args_hash: hash }, 0);
   const stop = stopOf('policy_denied', reading.reason, { call_id: input.call_id, tool }, reading.code);
   await ledger.updateCall(input.call_id, { status: 'refused', final: false, stop });
   if (hash !== ctx.ports.hashing.sha256('no canonical form') && input.oversized_bytes === undefined) {
@@ -123,17 +123,19 @@ async function refuseInvalid(ctx: CallContext, known: CallRow | undefined, readi
   return { status: 'invalid', code: reading.code, reason: reading.reason };
 }
 
-async function insertCall(ctx: CallContext, call: { tool: string; kind: 'read' | 'write'; tool_hash: string; args_hash: string }): Promise<void> {
+type NewCall = { tool: string; kind: 'read' | 'write'; tool_hash: string; args_hash: string };
+
+async function insertCall(ctx: CallContext, call: NewCall, toolCalls: 0 | 1): Promise<void> {
   const [step, position] = positionOf(ctx.input.call_id);
-  await ctx.ledger.insertCall({ ...call, call_id: ctx.input.call_id, step, position, reason: ctx.input.reason ?? null, status: 'ready' });
+  await ctx.ledger.insertCall({ ...call, call_id: ctx.input.call_id, step, position, reason: ctx.input.reason ?? null, status: 'ready' }, toolCalls);
 }
 
 async function admitNew(ctx: CallContext, proposal: Proposal): Promise<Admission> {
   const { tool, args_hash, canonical } = proposal;
   await ctx.ledger.insertArguments(args_hash, tool.name, canonical);
   const verdict = await judge(ctx, tool, false);
-  await insertCall(ctx, { tool: tool.name, kind: tool.kind, tool_hash: tool.tool_hash, args_hash });
-  if (verdict.outcome === 'allow' || verdict.outcome === 'approval_required') await ctx.ledger.addUsage({ tool_calls: 1 });
+  const lives = verdict.outcome === 'allow' || verdict.outcome === 'approval_required';
+  await insertCall(ctx, { tool: tool.name, kind: tool.kind, tool_hash: tool.tool_hash, args_hash }, lives ? 1 : 0);
   return applyVerdict(ctx, proposal, undefined, verdict);
 }
 
@@ -193,7 +195,7 @@ const REPEATED = 'repeated with the same key after an interruption';
 /** The tokens that this same claim consumed stay good for it. */
 async function grantOf(ctx: CallContext, known: CallRow): Promise<{ pending_id?: string; approver?: string; token?: string }> {
   if (known.pending_id === null) return {};
-  const votes = (await ctx.ledger.decisions(known.pending_id)).filter((vote) => vote.outcome === 'approved');
+  const votes = (await ctx.ledger.votes(known.pending_id)).filter((vote) => vote.outcome === 'approved');
   return { pending_id: known.pending_id, approver: votes.map((vote) => vote.approver).join(', '), token: tokenArgument(votes.map((vote) => vote.token)) };
 }
 

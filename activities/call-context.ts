@@ -3,7 +3,7 @@ import { type AuditFacts, NO_FACTS } from '../core/audit.ts';
 import { missingVotes } from '../core/approval.ts';
 import type { CallInput, CallResult, PendingView, ResultSummary, Stop } from '../core/run-contract.ts';
 import { LIMITS, type StopReason } from '../core/words.ts';
-import type { CallRow, DecisionRow, GatewayPorts, LoadedPolicy, RegisteredTool, RequestRow, RunLedger, RunRow } from './ports.ts';
+import type { CallRow, DecisionRow, GatewayPorts, LoadedPolicy, NewRequest, RegisteredTool, RequestRow, RunLedger, RunRow } from './ports.ts';
 import type { ProvenToken } from './tokens.ts';
 
 /** One `callTool`, inside the run's transaction. */
@@ -128,7 +128,7 @@ export function settledAnswer(call: CallRow): CallResult | undefined {
   }
 }
 
-export function pendingView(request: RequestRow, decisions: readonly DecisionRow[], now: Date): PendingView {
+export function pendingView(request: NewRequest, decisions: readonly DecisionRow[], now: Date): PendingView {
   const { pending_id, call_id, tool, preview, reason, rule, tier, args_hash, quorum } = request;
   return {
     pending_id,

@@ -87,7 +87,6 @@ async function settle(ports: GatewayPorts, ledger: RunLedger, callId: string, cl
     result_bytes: Buffer.byteLength(outcome.text),
     result_sha256: ports.hashing.sha256(outcome.text),
   };
-  await ledger.addUsage({ active_ms: outcome.active_ms });
   if (call.fence !== claim.fence || call.status !== 'executing') return settleLate(ledger, call, claim, outcome, result);
   await ledger.append({
     ...claim.facts,
@@ -97,19 +96,20 @@ async function settle(ports: GatewayPorts, ledger: RunLedger, callId: string, cl
     detail: outcome.status === 'ok' ? null : outcome.text.slice(0, LIMITS.text),
   });
   if (outcome.status === 'ok') {
-    await ledger.updateCall(callId, { ...result, status: 'done' });
+    await ledger.updateCall(callId, { ...result, status: 'done' }, outcome.active_ms);
     return { status: 'executed', args_hash: claim.args_hash, result: summaryOf(result) };
   }
   const stop =
     outcome.status === 'error'
       ? stopOf('tool_failed', `${call.tool} failed: ${outcome.text.slice(0, 1_000)}`, call)
       : stopOf('outcome_unknown', `${call.tool} may or may not have happened: ${outcome.text}. Look at the system it acts on`, call);
-  await ledger.updateCall(callId, { ...result, status: 'stopped', stop, final: true });
+  await ledger.updateCall(callId, { ...result, status: 'stopped', stop, final: true }, outcome.active_ms);
   return { status: 'stopped', stop };
 }
 
 /** Another attempt took over while this one was away. What it learned is recorded, and changes no answer that was given. */
 async function settleLate(ledger: RunLedger, call: CallRow, claim: Claim, outcome: Outcome, result: Partial<CallRow>): Promise<CallResult> {
+  await ledger.addUsage({ active_ms: outcome.active_ms });
   await ledger.append({
     ...claim.facts,
     event_key: eventKey(ledger, call.call_id, `outcome_resolved/${claim.fence}`),

@@ -89,7 +89,7 @@ async function verifyDecisions(ports: GatewayPorts, key: RunKey, input: Omit<Ver
       const request = await ledger.request(message.pending_id);
       if (!request) continue;
       const expected = message.signal === 'approval_granted' ? 'approved' : 'denied';
-      const result = await decisionOf(ledger, request, await ledger.decisions(request.pending_id), token, expected, await ledger.now());
+      const result = decisionOf(request, await ledger.votes(request.pending_id), token, expected, ledger.now());
       if ('problem' in result) await recordRejection(ledger, request, result.problem, `a token in ${message.signal}`);
     }
     const requests: RequestState[] = [];

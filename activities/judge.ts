@@ -34,7 +34,7 @@ export async function judge(ctx: CallContext, tool: RegisteredTool, reserved: bo
 /** Why the kill switch stops this, or undefined. Not asked when the file disarms it. */
 export async function engagedSwitch(ledger: RunLedger, loaded: LoadedPolicy, run: RunRow, tool?: string): Promise<string | undefined> {
   if (!loaded.policy.controls.kill_switch.enabled) return undefined;
-  const [engaged] = await ledger.engagedControls(run.agent, tool);
+  const engaged = await ledger.engagedControl(run.agent, tool);
   return engaged && `the kill switch is engaged for ${engaged.scope}${engaged.reason ? `: ${engaged.reason}` : ''}`;
 }
 

@@ -127,12 +127,17 @@ export interface DecisionRow {
   decided_at: Date;
 }
 
+/** A vote, with the roles of its voter; null when they may not decide any more. */
+export type VoteRow = DecisionRow & { readonly roles: readonly string[] | null };
+
+export type NewRequest = Omit<RequestRow, 'run_id' | 'first_execution_id' | 'status' | 'resolved_at' | 'usable_until' | 'rejected'>;
+
 /** Ledger of one run, inside one transaction that holds the run's lock: nothing else happens to this run meanwhile. */
 export interface RunLedger {
   readonly run_id: string;
   readonly first_execution_id: string;
-  /** `clock_timestamp()` in milliseconds, read after the lock. Each call reads it anew. */
-  now(): Promise<Date>;
+  /** `clock_timestamp()` in milliseconds, read after the last lock that somebody else may have held for long. */
+  now(): Date;
   run(): Promise<RunRow | undefined>;
   /** The API's row for this run, whichever execution it is bound to. */
   registration(): Promise<{ first_execution_id: string | null; agent: string; owner: string; requester: string; input: unknown } | undefined>;
@@ -147,8 +152,13 @@ export interface RunLedger {
   settleStep(step: number, used: { usd: number; active_ms: number }): Promise<void>;
 
   call(call_id: string): Promise<CallRow | undefined>;
-  insertCall(row: Pick<CallRow, 'call_id' | 'step' | 'position' | 'tool' | 'kind' | 'tool_hash' | 'args_hash' | 'reason' | 'status'>): Promise<void>;
-  updateCall(call_id: string, change: Partial<Omit<CallRow, 'call_id' | 'step' | 'position'>>): Promise<void>;
+  /** @param toolCalls what it takes of the run's budget */
+  insertCall(
+    row: Pick<CallRow, 'call_id' | 'step' | 'position' | 'tool' | 'kind' | 'tool_hash' | 'args_hash' | 'reason' | 'status'>,
+    toolCalls: 0 | 1,
+  ): Promise<void>;
+  /** @param activeMs time that the tool took, for the run's budget */
+  updateCall(call_id: string, change: Partial<Omit<CallRow, 'call_id' | 'step' | 'position'>>, activeMs?: number): Promise<void>;
   /** Calls of this run refused before with the same hash, and final or not. */
   countRefused(args_hash: string): Promise<number>;
   /** The latest time at which a request of an earlier call of the step was closed. */
@@ -158,17 +168,17 @@ export interface RunLedger {
   insertArguments(args_hash: string, tool: string, canonical: string): Promise<void>;
 
   request(pending_id: string): Promise<RequestRow | undefined>;
-  insertRequest(row: Omit<RequestRow, 'run_id' | 'first_execution_id' | 'status' | 'resolved_at' | 'usable_until' | 'rejected'>): Promise<void>;
+  /** Makes a request, and lets its call wait for it. */
+  insertRequest(row: NewRequest): Promise<void>;
   updateRequest(pending_id: string, change: Partial<Pick<RequestRow, 'status' | 'quorum' | 'resolved_at' | 'usable_until' | 'rejected'>>): Promise<void>;
   openRequests(): Promise<RequestRow[]>;
-  decisions(pending_id: string): Promise<DecisionRow[]>;
+  /** Oldest first. */
+  votes(pending_id: string): Promise<VoteRow[]>;
   /** False when the decision was used by another call. True when it was free or used by this same key. */
   consume(decision_id: string, idempotency_key: string): Promise<boolean>;
 
   /** Takes part in the kill switch: from here to the commit no `kill on` returns, and none that returned before is missed. */
-  engagedControls(agent: string, tool?: string): Promise<{ scope: string; reason: string | null }[]>;
-  /** Roles of an approver who may decide now; undefined when unknown or inactive. */
-  approver(principal: string): Promise<string[] | undefined>;
+  engagedControl(agent: string, tool?: string): Promise<{ scope: string; reason: string | null } | undefined>;
 
   /** Appends to the run's chain. Does nothing when an event with this key is there. */
   append(facts: AuditFacts): Promise<void>;

@@ -1,27 +1,29 @@
 /** The life of an approval request as the gateway writes it. Each function runs inside the run's transaction. */
-import { canDecide, decideApproval, resolutionOf } from '../core/approval.ts';
+import { decideApproval, resolutionOf } from '../core/approval.ts';
 import type { CallResult, RequestState, Stop } from '../core/run-contract.ts';
+import { storableText } from '../core/text.ts';
 import { LIMITS } from '../core/words.ts';
 import { type CallContext, callFacts, eventKey, pendingView, type Proposal, refuseCall, requestFacts, stopOf } from './call-context.ts';
 import { requiredQuorum, type Rule } from './judge.ts';
-import type { CallRow, DecisionRow, LoadedPolicy, RequestRow, RunLedger, RunRow } from './ports.ts';
+import type { CallRow, LoadedPolicy, NewRequest, RequestRow, RunLedger, RunRow, VoteRow } from './ports.ts';
+import { mayStillDecide } from './tokens.ts';
 
 /** Makes the request of a call whose row is there: inbox row and audit event, once. */
 export async function createRequest(ctx: CallContext, proposal: Proposal, rule: Rule): Promise<CallResult> {
   const { ledger, run, input, loaded } = ctx;
-  const createdAt = await ledger.now();
+  const createdAt = ledger.now();
   const ttl = Math.min(rule.ttl_seconds, run.ttl_seconds ?? rule.ttl_seconds);
   const executeWithin = loaded.policy.approvals.execute_within_seconds;
   const expiresAt = new Date(createdAt.getTime() + ttl * 1000);
   const pendingId = ctx.ports.newId('apr');
-  await ledger.insertRequest({
+  const request: NewRequest = {
     pending_id: pendingId,
     call_id: input.call_id,
     tool: proposal.tool.name,
     kind: proposal.tool.kind,
     tool_hash: proposal.tool.tool_hash,
     args_hash: proposal.args_hash,
-    preview: proposal.tool.preview(proposal.value),
+    preview: storableText(proposal.tool.preview(proposal.value)),
     agent_reason: input.reason?.slice(0, LIMITS.text) ?? null,
     reason: rule.reason,
     rule: rule.rule,
@@ -36,8 +38,8 @@ export async function createRequest(ctx: CallContext, proposal: Proposal, rule: 
     created_at: createdAt,
     expires_at: expiresAt,
     token_exp: Math.ceil(expiresAt.getTime() / 1000) + executeWithin,
-  });
-  await ledger.updateCall(input.call_id, { status: 'waiting', pending_id: pendingId, tool_hash: proposal.tool.tool_hash, args_hash: proposal.args_hash });
+  };
+  await ledger.insertRequest(request);
   await ledger.append({
     ...callFacts(
       ctx,
@@ -53,13 +55,13 @@ export async function createRequest(ctx: CallContext, proposal: Proposal, rule: 
     event_key: eventKey(ledger, input.call_id, `approval_required/${pendingId}`),
     outcome: 'approval_required',
   });
-  return waitingAnswer(ledger, pendingId);
+  return { status: 'waiting', request: pendingView(request, [], createdAt) };
 }
 
 export async function waitingAnswer(ledger: RunLedger, pendingId: string): Promise<CallResult> {
   const request = await ledger.request(pendingId);
   if (!request) throw new Error(`request ${pendingId} is gone`);
-  const view = pendingView(request, await ledger.decisions(pendingId), await ledger.now());
+  const view = pendingView(request, await ledger.votes(pendingId), ledger.now());
   // A grant that cannot be used yet (its key is not trusted here, say) is asked about again, but not in a hot loop.
   return { status: 'waiting', request: { ...view, remaining_ms: Math.max(view.remaining_ms, request.status === 'approved' ? RETRY_GRANT_MS : 0) } };
 }
@@ -67,18 +69,13 @@ export async function waitingAnswer(ledger: RunLedger, pendingId: string): Promi
 const RETRY_GRANT_MS = 5_000;
 
 /** Committed votes of people who may still decide. */
-export async function countingVotes(ledger: RunLedger, request: RequestRow): Promise<DecisionRow[]> {
-  const counting: DecisionRow[] = [];
-  for (const vote of await ledger.decisions(request.pending_id)) {
-    const roles = await ledger.approver(vote.approver);
-    if (roles !== undefined && canDecide({ principal: vote.approver, roles }, request).ok) counting.push(vote);
-  }
-  return counting;
+export async function countingVotes(ledger: RunLedger, request: RequestRow): Promise<VoteRow[]> {
+  return (await ledger.votes(request.pending_id)).filter((vote) => mayStillDecide(vote, request));
 }
 
 /** Closes what is open as cancelled. Nothing happens to a request that is closed already. */
 export async function cancelRequest(ledger: RunLedger, request: RequestRow, reason: string, detail: string): Promise<void> {
-  const now = await ledger.now();
+  const now = ledger.now();
   const events = decideApproval({ type: 'cancel' }, { status: request.status, votes: [], quorum: request.quorum, expiresAt: request.expires_at }, now);
   if (!Array.isArray(events)) return;
   await ledger.updateRequest(request.pending_id, { status: 'cancelled', resolved_at: now });
@@ -93,7 +90,7 @@ export async function cancelRequest(ledger: RunLedger, request: RequestRow, reas
 
 /** Voids a request because the tool is no longer the one that was shown. */
 export async function supersedeRequest(ledger: RunLedger, request: RequestRow, toolHash: string): Promise<void> {
-  const now = await ledger.now();
+  const now = ledger.now();
   await ledger.updateRequest(request.pending_id, { status: 'superseded', resolved_at: now });
   await ledger.append({
     ...requestFacts(request),
@@ -121,10 +118,10 @@ export async function reopenRequest(ledger: RunLedger, request: RequestRow, quor
 export async function requestState(ledger: RunLedger, loaded: LoadedPolicy, pendingId: string): Promise<RequestState> {
   const request = await ledger.request(pendingId);
   if (!request) return unknownRequest(pendingId);
-  const decisions = await ledger.decisions(pendingId);
+  const decisions = await ledger.votes(pendingId);
   switch (request.status) {
     case 'open': {
-      const { missing, remaining_ms } = pendingView(request, decisions, await ledger.now());
+      const { missing, remaining_ms } = pendingView(request, decisions, ledger.now());
       return { pending_id: pendingId, status: 'open', missing, quorum: request.quorum, remaining_ms };
     }
     case 'approved':
@@ -162,7 +159,7 @@ export async function refuseForRequest(ledger: RunLedger, loaded: LoadedPolicy, 
 
 async function stopForRequest(ledger: RunLedger, request: RequestRow): Promise<Stop> {
   if (request.status === 'denied') {
-    const denial = (await ledger.decisions(request.pending_id)).find((vote) => vote.outcome === 'denied');
+    const denial = (await ledger.votes(request.pending_id)).find((vote) => vote.outcome === 'denied');
     const words = denial?.reason ? `: ${denial.reason}` : '';
     return stopOf('approval_denied', `${denial?.approver ?? 'an approver'} denied ${request.tool}${words}`, request, request.rule);
   }
@@ -180,7 +177,7 @@ export async function closeAtDeadline(ledger: RunLedger, loaded: LoadedPolicy, r
   const pendingId = request.pending_id;
   if (request.status !== 'open' && request.status !== 'approved') return requestState(ledger, loaded, pendingId);
   const votes = await countingVotes(ledger, request);
-  const now = await ledger.now();
+  const now = ledger.now();
   const quorum = requiredQuorum(loaded, run, request);
   const events = decideApproval({ type: 'deadline' }, { status: 'open', votes, quorum, expiresAt: request.expires_at }, now);
   if (Array.isArray(events)) {
@@ -204,7 +201,7 @@ export async function closeAtDeadline(ledger: RunLedger, loaded: LoadedPolicy, r
  * Grants what is complete only now: when the last vote came the policy asked for more, or another voter lacked the role.
  * No further vote is possible then, so without this the request would stay open for ever.
  */
-async function grantLate(ledger: RunLedger, request: RequestRow, votes: readonly DecisionRow[]): Promise<void> {
+async function grantLate(ledger: RunLedger, request: RequestRow, votes: readonly VoteRow[]): Promise<void> {
   const last = votes.at(-1);
   if (!last || resolutionOf(votes, 1) !== 'approved') return;
   const usableUntil = new Date(last.decided_at.getTime() + request.execute_within_seconds * 1000);

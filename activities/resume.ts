@@ -5,8 +5,8 @@ import { type Admission, answer, type CallContext, callFacts, eventKey, idempote
 import { judge } from './judge.ts';
 import { claimCall, denyCall, stopCall, tokenArgument } from './outcomes.ts';
 import type { CallRow, DecisionRow, RequestRow } from './ports.ts';
-import { countingVotes, isClosed, refuseForRequest, reopenRequest, waitingAnswer, withdrawFor } from './requests.ts';
-import { decisionOf, recordRejection } from './tokens.ts';
+import { isClosed, refuseForRequest, reopenRequest, waitingAnswer, withdrawFor } from './requests.ts';
+import { decisionOf, mayStillDecide, recordRejection } from './tokens.ts';
 
 export async function resumeWaiting(ctx: CallContext, proposal: Proposal, known: CallRow): Promise<Admission | { type: 'superseded'; request: RequestRow }> {
   const { ledger, loaded } = ctx;
@@ -37,28 +37,28 @@ export async function resumeWaiting(ctx: CallContext, proposal: Proposal, known:
 /** The votes that let this call through, or undefined while it has to wait. Tokens that count for nothing are recorded. */
 async function grantedBy(ctx: CallContext, request: RequestRow, quorum: number): Promise<DecisionRow[] | undefined> {
   const { ledger } = ctx;
-  const committed = await ledger.decisions(request.pending_id);
-  const now = await ledger.now();
+  const committed = await ledger.votes(request.pending_id);
   const proven = new Map<string, DecisionRow>();
   for (const token of ctx.tokens) {
-    const result = await decisionOf(ledger, request, committed, token, 'approved', now);
+    const result = decisionOf(request, committed, token, 'approved', ledger.now());
     if ('decision' in result) proven.set(result.decision.approver, result.decision);
     else await recordRejection(ledger, request, result.problem, 'a token in approval_granted');
   }
   if (request.status !== 'approved') return undefined;
   if (proven.size >= quorum) return [...proven.values()];
   // The ledger's own votes tell whether more are needed; junk beside a good decision must not open what is granted.
-  const missing = missingVotes(await countingVotes(ledger, request), quorum);
+  const counting = committed.filter((vote) => mayStillDecide(vote, request));
+  const missing = missingVotes(counting, quorum);
   if (missing > 0) await reopenRequest(ledger, request, quorum, `${missing} of ${quorum} votes are missing now`);
   return undefined;
 }
 
 async function expiredUnused(ctx: CallContext, known: CallRow, request: RequestRow): Promise<CallResult | undefined> {
   const { ledger } = ctx;
-  const siblings = await ledger.siblingsClosedAt(known.step, known.position);
+  const siblings = known.position === 1 ? null : await ledger.siblingsClosedAt(known.step, known.position);
   const resolved = Math.max(request.resolved_at?.getTime() ?? 0, siblings?.getTime() ?? 0);
   const usableUntil = new Date(resolved + request.execute_within_seconds * 1000);
-  const now = await ledger.now();
+  const now = ledger.now();
   if (now <= usableUntil && now.getTime() < request.token_exp * 1000) return undefined;
   const stop = stopOf('approval_expired_unused', `the approval of ${request.tool} was not used until ${usableUntil.toISOString()}`, known, request.rule);
   await ledger.updateCall(known.call_id, { status: 'stopped', stop, final: true });

@@ -3,7 +3,7 @@ import { canDecide } from '../core/approval.ts';
 import type { ApprovalClaims } from '../core/contracts.ts';
 import { LIMITS } from '../core/words.ts';
 import { eventKey, requestFacts } from './call-context.ts';
-import type { DecisionRow, RequestRow, RunLedger, TokenVerifier } from './ports.ts';
+import type { RequestRow, RunLedger, TokenVerifier, VoteRow } from './ports.ts';
 
 /** A token after its signature was looked at. `claims` only when the signature is one we trust. */
 export interface ProvenToken {
@@ -21,26 +21,28 @@ export async function proveToken(verifier: TokenVerifier, token: string | null):
 }
 
 /** The committed decision that a token proves, or the word for why it proves none. */
-export async function decisionOf(
-  ledger: RunLedger,
+export function decisionOf(
   request: RequestRow,
-  decisions: readonly DecisionRow[],
+  votes: readonly VoteRow[],
   proven: ProvenToken,
   expected: 'approved' | 'denied',
   now: Date,
-): Promise<{ decision: DecisionRow } | { problem: string }> {
+): { decision: VoteRow } | { problem: string } {
   const { claims } = proven;
   if (!claims) return { problem: proven.problem ?? 'malformed' };
   const unbound = bindingProblem(claims, request);
   if (unbound) return { problem: unbound };
   if (claims.outcome !== expected) return { problem: 'outcome_mismatch' };
-  const decision = decisions.find((committed) => committed.decision_id === claims.jti);
+  const decision = votes.find((committed) => committed.decision_id === claims.jti);
   if (!decision || decision.token !== proven.token || decision.approver !== claims.sub || decision.outcome !== claims.outcome)
     return { problem: 'not_in_ledger' };
   if (claims.exp !== Number(request.token_exp) || claims.exp * 1000 <= now.getTime()) return { problem: 'token_expired' };
-  const roles = await ledger.approver(decision.approver);
-  const eligible = roles === undefined ? { ok: false } : canDecide({ principal: decision.approver, roles }, request);
-  return eligible.ok ? { decision } : { problem: 'not_eligible' };
+  return mayStillDecide(decision, request) ? { decision } : { problem: 'not_eligible' };
+}
+
+/** Asked again at every use: a right that was taken away takes the vote along. */
+export function mayStillDecide({ approver, roles }: VoteRow, request: RequestRow): boolean {
+  return roles !== null && canDecide({ principal: approver, roles }, request).ok;
 }
 
 function bindingProblem(claims: ApprovalClaims, request: RequestRow): string | undefined {

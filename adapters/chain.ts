@@ -1,7 +1,7 @@
 /** The audit chain in PostgreSQL: one lock and one writer at a time per run. */
 import { type AuditFacts, chainEvent, GENESIS } from '../core/audit.ts';
 import { storableText } from '../core/text.ts';
-import type { Client } from './database.ts';
+import { type Client, prepared } from './database.ts';
 import { hashJson } from './hashing.ts';
 
 /** End of a run's chain, locked until the transaction ends. */
@@ -9,17 +9,16 @@ export interface ChainHead {
   readonly run_id: string;
   seq: number;
   hash: string;
+  /** The ledger's clock, read after the lock. */
+  readonly at: Date;
 }
 
 /** Locks a run: nothing else happens to it until the transaction ends. Makes its chain when it is new. */
 export async function lockHead(client: Client, runId: string): Promise<ChainHead> {
-  const select = 'SELECT seq, hash FROM run_heads WHERE run_id = $1 FOR UPDATE';
-  let row = (await client.query<{ seq: number; hash: string }>(select, [runId])).rows[0];
-  if (!row) {
-    await client.query('INSERT INTO run_heads (run_id, hash) VALUES ($1, $2) ON CONFLICT DO NOTHING', [runId, GENESIS]);
-    row = (await client.query<{ seq: number; hash: string }>(select, [runId])).rows[0];
-  }
-  return { run_id: runId, seq: row?.seq ?? 0, hash: row?.hash ?? GENESIS };
+  const { rows } = await client.query<{ seq: number; hash: string; at: Date }>(prepared('SELECT seq, hash, at FROM lock_run($1, $2)', [runId, GENESIS]));
+  const [row] = rows;
+  if (!row) throw new Error(`run ${runId} cannot be locked`);
+  return { run_id: runId, ...row };
 }
 
 /** The one clock. `now()` would be the transaction's start and backdate whoever waited for a lock. */
@@ -73,8 +72,10 @@ function storableFacts(facts: AuditFacts): AuditFacts {
 export async function appendAudit(client: Client, head: ChainHead, facts: AuditFacts, now: Date): Promise<void> {
   const event = chainEvent(head, storableFacts(facts), now.toISOString(), hashJson);
   const { rowCount } = await client.query(
-    APPEND,
-    COLUMNS.map((column) => event[column]),
+    prepared(
+      APPEND,
+      COLUMNS.map((column) => event[column]),
+    ),
   );
   if (rowCount === 1) {
     head.seq = event.seq;

@@ -1,11 +1,11 @@
-import type { CallRow, DecisionRow, RequestRow, RunLedger, RunRow } from '../activities/ports.ts';
+import type { CallRow, NewRequest, RequestRow, RunLedger, RunRow, VoteRow } from '../activities/ports.ts';
 import type { AuditFacts } from '../core/audit.ts';
 import type { RunFile } from '../core/contracts.ts';
 import { HoldpointError } from '../core/errors.ts';
 import type { Stop } from '../core/run-contract.ts';
 import { storableText } from '../core/text.ts';
-import { appendAudit, type ChainHead, ledgerNow } from './chain.ts';
-import type { Client } from './database.ts';
+import { appendAudit, type ChainHead } from './chain.ts';
+import { type Client, prepared } from './database.ts';
 
 interface StateRow {
   registered: boolean;
@@ -22,13 +22,24 @@ interface StateRow {
 }
 
 const STATE_COLUMNS = 'registered, agent, owner, requester, goal, ttl_seconds, stop, steps, tool_calls, active_ms, usd';
+const CALL_COLUMNS = `call_id, step, position, tool, kind, tool_hash, args_hash, reason, status, pending_id, fence, result_status, result, result_sha256,
+  result_bytes, stop, final`;
+const REQUEST_COLUMNS = `pending_id, run_id, first_execution_id, call_id, tool, kind, tool_hash, args_hash, preview, agent_reason, reason, rule, tier,
+  policy_hash, agent, owner, requester, quorum, ttl_seconds, execute_within_seconds, status, created_at, expires_at, token_exp, resolved_at, usable_until,
+  rejected`;
 
 function storable(value: unknown): unknown {
   return typeof value === 'string' ? storableText(value) : value;
 }
 
-/** Name of the lock that claims share and `kill on` takes alone. */
+/** Name of the lock that claims share (in `engaged_control`) and `kill on` takes alone. */
 export const CONTROLS_LOCK = `hashtext('holdpoint-controls')`;
+
+function runOf(row: StateRow): RunRow {
+  const { registered, agent, owner, requester, goal, ttl_seconds, stop } = row;
+  const usage = { steps: row.steps, tool_calls: row.tool_calls, active_seconds: row.active_ms / 1000, usd: row.usd };
+  return { registered, agent, owner, requester, goal, ttl_seconds, stop, usage };
+}
 
 /** {@link RunLedger} inside an open transaction that holds the run's lock. */
 export class PostgresRunLedger implements RunLedger {
@@ -36,37 +47,37 @@ export class PostgresRunLedger implements RunLedger {
   readonly first_execution_id: string;
   readonly #client: Client;
   readonly #head: ChainHead;
+  #now: Date;
 
   constructor(client: Client, head: ChainHead, firstExecutionId: string) {
     this.#client = client;
     this.#head = head;
+    this.#now = head.at;
     this.run_id = head.run_id;
     this.first_execution_id = firstExecutionId;
   }
 
   /** Rows of a statement whose first two parameters are the run's key. */
   async #rows<T extends object>(sql: string, ...parameters: unknown[]): Promise<T[]> {
-    return (await this.#client.query<T>(sql, [this.run_id, this.first_execution_id, ...parameters.map(storable)])).rows;
+    return this.#query<T>(sql, [this.run_id, this.first_execution_id, ...parameters.map(storable)]);
   }
 
-  now(): Promise<Date> {
-    return ledgerNow(this.#client);
+  async #query<T extends object>(sql: string, parameters: unknown[]): Promise<T[]> {
+    return (await this.#client.query<T>(prepared(sql, parameters))).rows;
+  }
+
+  now(): Date {
+    return this.#now;
   }
 
   async run(): Promise<RunRow | undefined> {
     const [row] = await this.#rows<StateRow>(`SELECT ${STATE_COLUMNS} FROM run_states WHERE run_id = $1 AND first_execution_id = $2`);
-    if (!row) return undefined;
-    const { registered, agent, owner, requester, goal, ttl_seconds, stop } = row;
-    const usage = { steps: row.steps, tool_calls: row.tool_calls, active_seconds: row.active_ms / 1000, usd: row.usd };
-    return { registered, agent, owner, requester, goal, ttl_seconds, stop, usage };
+    return row && runOf(row);
   }
 
   async registration(): Promise<{ first_execution_id: string | null; agent: string; owner: string; requester: string; input: unknown } | undefined> {
     const sql = 'SELECT first_execution_id, agent, owner, requester, input FROM runs WHERE run_id = $1';
-    const { rows } = await this.#client.query<{ first_execution_id: string | null; agent: string; owner: string; requester: string; input: unknown }>(sql, [
-      this.run_id,
-    ]);
-    return rows[0];
+    return (await this.#query<{ first_execution_id: string | null; agent: string; owner: string; requester: string; input: unknown }>(sql, [this.run_id]))[0];
   }
 
   async insertRun(row: Omit<RunRow, 'stop' | 'usage'>, input: RunFile): Promise<void> {
@@ -126,12 +137,16 @@ export class PostgresRunLedger implements RunLedger {
   }
 
   async call(callId: string): Promise<CallRow | undefined> {
-    return (await this.#rows<CallRow>('SELECT * FROM calls WHERE run_id = $1 AND first_execution_id = $2 AND call_id = $3', callId))[0];
+    return (await this.#rows<CallRow>(`SELECT ${CALL_COLUMNS} FROM calls WHERE run_id = $1 AND first_execution_id = $2 AND call_id = $3`, callId))[0];
   }
 
-  async insertCall(row: Pick<CallRow, 'call_id' | 'step' | 'position' | 'tool' | 'kind' | 'tool_hash' | 'args_hash' | 'reason' | 'status'>): Promise<void> {
+  async insertCall(
+    row: Pick<CallRow, 'call_id' | 'step' | 'position' | 'tool' | 'kind' | 'tool_hash' | 'args_hash' | 'reason' | 'status'>,
+    toolCalls: 0 | 1,
+  ): Promise<void> {
     await this.#rows(
-      `INSERT INTO calls (run_id, first_execution_id, call_id, step, position, tool, kind, tool_hash, args_hash, reason, status)
+      `WITH counted AS (UPDATE run_states SET tool_calls = tool_calls + $12 WHERE run_id = $1 AND first_execution_id = $2 AND $12 <> 0)
+       INSERT INTO calls (run_id, first_execution_id, call_id, step, position, tool, kind, tool_hash, args_hash, reason, status)
        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
       row.call_id,
       row.step,
@@ -142,25 +157,27 @@ export class PostgresRunLedger implements RunLedger {
       row.args_hash,
       row.reason,
       row.status,
+      toolCalls,
     );
   }
 
-  async updateCall(callId: string, change: Partial<Omit<CallRow, 'call_id' | 'step' | 'position'>> & { active_ms?: number }): Promise<void> {
+  async updateCall(callId: string, change: Partial<Omit<CallRow, 'call_id' | 'step' | 'position'>>, activeMs?: number): Promise<void> {
     const written = { ...change, ...(change.stop === undefined ? {} : { stop: JSON.stringify(change.stop) }) };
     const stamp = change.status === 'executing' ? ', claimed_at = clock_timestamp()' : change.status === 'done' ? ', finished_at = clock_timestamp()' : '';
-    await this.#update('calls', written, stamp, 'run_id = $1 AND first_execution_id = $2 AND call_id = $3', callId);
+    await this.#update('calls', written, stamp, 'run_id = $1 AND first_execution_id = $2 AND call_id = $3', callId, activeMs);
   }
 
   /** Column names come from the code, never from outside. */
-  async #update(table: string, change: object, extra: string, where: string, id: string): Promise<void> {
+  async #update(table: string, change: object, extra: string, where: string, id: string, activeMs?: number): Promise<void> {
     const entries = Object.entries(change);
     const sets = entries.map(([column], index) => `${column} = $${index + 4}`).join(', ');
-    const result = await this.#client.query(`UPDATE ${table} SET ${sets}${extra} WHERE ${where}`, [
-      this.run_id,
-      this.first_execution_id,
-      id,
-      ...entries.map(([, value]) => storable(value)),
-    ]);
+    const values = [this.run_id, this.first_execution_id, id, ...entries.map(([, value]) => storable(value))];
+    const used =
+      activeMs === undefined
+        ? ''
+        : `WITH used AS (UPDATE run_states SET active_ms = active_ms + $${values.push(Math.round(activeMs))} WHERE run_id = $1 AND first_execution_id = $2) `;
+    const sql = `${used}UPDATE ${table} SET ${sets}${extra} WHERE ${where}`;
+    const result = await this.#client.query(prepared(sql, values));
     if (result.rowCount !== 1) throw new HoldpointError('internal', `${table} has no row ${id} of run ${this.run_id}`);
   }
 
@@ -176,26 +193,33 @@ export class PostgresRunLedger implements RunLedger {
   }
 
   async arguments(argsHash: string): Promise<string | undefined> {
-    const { rows } = await this.#client.query<{ canonical: string }>('SELECT canonical FROM arguments WHERE args_hash = $1', [argsHash]);
-    return rows[0]?.canonical;
+    return (await this.#query<{ canonical: string }>('SELECT canonical FROM arguments WHERE args_hash = $1', [argsHash]))[0]?.canonical;
   }
 
   async insertArguments(argsHash: string, tool: string, canonical: string): Promise<void> {
-    await this.#client.query('INSERT INTO arguments (args_hash, tool, canonical) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING', [argsHash, tool, canonical]);
+    await this.#query('INSERT INTO arguments (args_hash, tool, canonical) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING', [argsHash, tool, canonical]);
   }
 
   /** Only requests of this run: a foreign `pending_id` is not there. */
   async request(pendingId: string): Promise<RequestRow | undefined> {
-    const sql = 'SELECT * FROM approval_requests WHERE run_id = $1 AND first_execution_id = $2 AND pending_id = $3 FOR UPDATE';
+    const sql = `SELECT ${REQUEST_COLUMNS} FROM approval_requests WHERE run_id = $1 AND first_execution_id = $2 AND pending_id = $3 FOR UPDATE`;
     // FOR UPDATE needs no more than the columns the worker may update, and orders us with the decision service.
     return (await this.#rows<RequestRow>(sql, pendingId))[0];
   }
 
-  async insertRequest(row: Omit<RequestRow, 'run_id' | 'first_execution_id' | 'status' | 'resolved_at' | 'usable_until' | 'rejected'>): Promise<void> {
+  async insertRequest(row: NewRequest): Promise<void> {
     const entries = Object.entries(row);
+    const place = (column: keyof NewRequest): string => `$${entries.findIndex(([name]) => name === column) + 3}`;
     const columns = entries.map(([column]) => column).join(', ');
     const values = entries.map((_, index) => `$${index + 3}`).join(', ');
-    await this.#rows(`INSERT INTO approval_requests (run_id, first_execution_id, ${columns}) VALUES ($1, $2, ${values})`, ...entries.map(([, value]) => value));
+    const [made] = await this.#rows<{ calls: number }>(
+      `WITH waiting AS (
+         UPDATE calls SET status = 'waiting', pending_id = ${place('pending_id')}, tool_hash = ${place('tool_hash')}, args_hash = ${place('args_hash')}
+         WHERE run_id = $1 AND first_execution_id = $2 AND call_id = ${place('call_id')} RETURNING 1)
+       INSERT INTO approval_requests (run_id, first_execution_id, ${columns}) VALUES ($1, $2, ${values}) RETURNING (SELECT count(*)::int FROM waiting) AS calls`,
+      ...entries.map(([, value]) => value),
+    );
+    if (made?.calls !== 1) throw new HoldpointError('internal', `run ${this.run_id} has no call ${row.call_id} that could wait`);
   }
 
   async updateRequest(pendingId: string, change: Partial<Pick<RequestRow, 'status' | 'quorum' | 'resolved_at' | 'usable_until' | 'rejected'>>): Promise<void> {
@@ -203,37 +227,37 @@ export class PostgresRunLedger implements RunLedger {
   }
 
   openRequests(): Promise<RequestRow[]> {
-    const sql = `SELECT * FROM approval_requests WHERE run_id = $1 AND first_execution_id = $2 AND status IN ('open', 'approved')
+    const sql = `SELECT ${REQUEST_COLUMNS} FROM approval_requests WHERE run_id = $1 AND first_execution_id = $2 AND status IN ('open', 'approved')
       AND NOT EXISTS (SELECT 1 FROM calls c WHERE c.pending_id = approval_requests.pending_id AND c.status IN ('executing', 'done', 'stopped'))
       ORDER BY created_at, pending_id`;
     return this.#rows<RequestRow>(sql);
   }
 
-  async decisions(pendingId: string): Promise<DecisionRow[]> {
-    const sql = 'SELECT * FROM decisions WHERE pending_id = $1 AND run_id = $2 ORDER BY decided_at, decision_id';
-    return (await this.#client.query<DecisionRow>(sql, [pendingId, this.run_id])).rows;
+  async votes(pendingId: string): Promise<VoteRow[]> {
+    const sql = `SELECT d.decision_id, d.pending_id, d.run_id, d.approver, d.outcome, d.reason, d.token, d.decided_at, a.roles
+      FROM decisions d LEFT JOIN approvers a ON a.principal = d.approver AND a.active
+      WHERE d.pending_id = $1 AND d.run_id = $2 ORDER BY d.decided_at, d.decision_id`;
+    return this.#query<VoteRow>(sql, [pendingId, this.run_id]);
   }
 
+  /** Only this run uses the decisions on its requests, under its lock: what is not there after the insert was never there. */
   async consume(decisionId: string, idempotencyKey: string): Promise<boolean> {
-    await this.#client.query('INSERT INTO consumptions (decision_id, idempotency_key) VALUES ($1, $2) ON CONFLICT DO NOTHING', [decisionId, idempotencyKey]);
-    const { rows } = await this.#client.query<{ idempotency_key: string }>('SELECT idempotency_key FROM consumptions WHERE decision_id = $1', [decisionId]);
-    return rows[0]?.idempotency_key === idempotencyKey;
+    const sql = `WITH added AS (INSERT INTO consumptions (decision_id, idempotency_key) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING idempotency_key)
+      SELECT idempotency_key FROM added UNION ALL SELECT idempotency_key FROM consumptions WHERE decision_id = $1`;
+    return (await this.#query<{ idempotency_key: string }>(sql, [decisionId, idempotencyKey]))[0]?.idempotency_key === idempotencyKey;
   }
 
-  async engagedControls(agent: string, tool?: string): Promise<{ scope: string; reason: string | null }[]> {
-    await this.#client.query(`SELECT pg_advisory_xact_lock_shared(${CONTROLS_LOCK})`);
-    // A statement of its own: its snapshot is taken after the lock, so it sees every switch that was thrown before.
+  async engagedControl(agent: string, tool?: string): Promise<{ scope: string; reason: string | null } | undefined> {
     const scopes = ['global', `agent:${agent}`, ...(tool === undefined ? [] : [`tool:${tool}`])];
-    const sql = 'SELECT scope, reason FROM controls WHERE engaged AND scope = ANY($1) ORDER BY scope';
-    return (await this.#client.query<{ scope: string; reason: string | null }>(sql, [scopes])).rows;
-  }
-
-  async approver(principal: string): Promise<string[] | undefined> {
-    const { rows } = await this.#client.query<{ roles: string[] }>('SELECT roles FROM approvers WHERE principal = $1 AND active', [principal]);
-    return rows[0]?.roles;
+    const sql = 'SELECT scope, reason, at FROM engaged_control($1)';
+    const [row] = await this.#query<{ scope: string | null; reason: string | null; at: Date }>(sql, [scopes]);
+    if (!row) throw new HoldpointError('internal', 'the kill switch cannot be read');
+    // Whoever throws the switch may have been waited for.
+    this.#now = row.at;
+    return row.scope === null ? undefined : { scope: row.scope, reason: row.reason };
   }
 
   async append(facts: AuditFacts): Promise<void> {
-    await appendAudit(this.#client, this.#head, facts, await this.now());
+    await appendAudit(this.#client, this.#head, facts, this.#now);
   }
 }

@@ -31,7 +31,7 @@ export function startDelivery(context: ServerContext): Delivery {
   );
   return {
     deliverSoon(decision) {
-      const attempt = deliverOne(context, decision).then(
+      const attempt = deliverNow(context, decision).then(
         (taken) => {
           // Temporal is back: what waited need not wait longer.
           if (taken && pause > MIN_PAUSE_MS) loop.wake();
@@ -59,7 +59,7 @@ export async function deliverDue(context: ServerContext): Promise<{ delivered: n
   let delivered = 0;
   let failed = 0;
   for (const decision of rows) {
-    if (await deliverOne(context, decision)) delivered += 1;
+    if (await deliverNow(context, decision)) delivered += 1;
     else failed += 1;
     // A server that is down answers nobody: what is left waits for the next round.
     if (failed >= 3 && delivered === 0) break;
@@ -67,7 +67,8 @@ export async function deliverDue(context: ServerContext): Promise<{ delivered: n
   return { delivered, failed };
 }
 
-async function deliverOne(context: ServerContext, decision: DecisionToDeliver): Promise<boolean> {
+/** Delivers one decision and notes it. False: Temporal did not take it, and the loop will try again. */
+export async function deliverNow(context: ServerContext, decision: DecisionToDeliver): Promise<boolean> {
   const { decision_id, run_id, pending_id, outcome, token } = decision;
   try {
     const taken = await context.runs.deliver({ run_id, pending_id, outcome, token });
