@@ -4,6 +4,7 @@ import { exhaustedBudget } from '../core/budget.ts';
 import { auditFacts } from '../core/audit.ts';
 import { PlannerAnswer, RunFile } from '../core/contracts.ts';
 import { messageOf } from '../core/errors.ts';
+import { completedStop } from '../core/run.ts';
 import type { CloseRunResult, OpenRunResult, PlannedCall, PlanResult, Stop } from '../core/run-contract.ts';
 import { LIMITS, UNVERIFIED_AGENT } from '../core/words.ts';
 import { runFacts } from './call-context.ts';
@@ -68,12 +69,16 @@ export async function planNextStep(ports: GatewayPorts, key: RunKey, step: numbe
   const startedAt = performance.now();
   const answer = await askPlanner(ports, planner, step, { goal: run.goal, transcript, refusals: transcript.filter((entry) => entry.status !== 'executed') });
   const used = { usd: answer.usage?.usd ?? 0, active_ms: performance.now() - startedAt };
-  await ports.ledger.withRun(key, async (ledger) => {
+  const result = 'done' in answer && typeof answer.done === 'string' ? answer.done.slice(0, LIMITS.text) : undefined;
+  const closed = await ports.ledger.withRun(key, async (ledger) => {
     await ledger.settleStep(step, used);
     await ledger.addUsage(used);
+    // In the same transaction: a run that is done needs no activity of its own to say so.
+    return 'done' in answer ? recordStop(ledger, completedStop(result)) : undefined;
   });
-  if ('done' in answer) return typeof answer.done === 'string' ? { status: 'done', result: answer.done.slice(0, LIMITS.text) } : { status: 'done' };
-  return { status: 'calls', calls: boundedCalls(ports, answer.calls) };
+  if (closed?.ended) return { status: 'stopped', stop: closed.ended };
+  if (closed) return { status: 'done', usage: closed.usage, ...(result === undefined ? {} : { result }) };
+  return { status: 'calls', calls: 'calls' in answer ? boundedCalls(ports, answer.calls) : [] };
 }
 
 async function admitStep(ports: GatewayPorts, ledger: RunLedger, step: number): Promise<{ run: RunRow; planner: RunFile['planner'] } | { stop: Stop }> {
@@ -154,25 +159,28 @@ function parsedResult(text: string | null): unknown {
   }
 }
 
-export async function closeRun(ports: GatewayPorts, key: RunKey, stop: Stop): Promise<CloseRunResult> {
-  return ports.ledger.withRun(key, async (ledger) => {
-    const run = await knownRun(ledger);
-    if (run.stop) return { usage: run.usage };
-    for (const request of await ledger.openRequests()) await cancelRequest(ledger, request, stop.stop_reason, 'the run ended');
-    await ledger.stopRun(stop);
-    await ledger.append(
-      auditFacts({
-        ...runFacts(run),
-        event_key: `${key.first_execution_id}/run_stopped`,
-        outcome: 'run_stopped',
-        reason: stop.stop_reason,
-        result: stop.stop_reason,
-        detail: stop.reason.slice(0, LIMITS.text),
-        call_id: stop.call_id ?? null,
-        tool: stop.tool ?? null,
-        rule: stop.budget ?? stop.rule ?? null,
-      }),
-    );
-    return { usage: run.usage };
-  });
+export function closeRun(ports: GatewayPorts, key: RunKey, stop: Stop): Promise<CloseRunResult> {
+  return ports.ledger.withRun(key, (ledger) => recordStop(ledger, stop));
+}
+
+/** Records the end of a run once: what ended it first stays the reason. */
+async function recordStop(ledger: RunLedger, stop: Stop): Promise<CloseRunResult> {
+  const run = await knownRun(ledger);
+  if (run.stop) return { usage: run.usage, ended: run.stop };
+  for (const request of await ledger.openRequests()) await cancelRequest(ledger, request, stop.stop_reason, 'the run ended');
+  await ledger.stopRun(stop);
+  await ledger.append(
+    auditFacts({
+      ...runFacts(run),
+      event_key: `${ledger.first_execution_id}/run_stopped`,
+      outcome: 'run_stopped',
+      reason: stop.stop_reason,
+      result: stop.stop_reason,
+      detail: stop.reason.slice(0, LIMITS.text),
+      call_id: stop.call_id ?? null,
+      tool: stop.tool ?? null,
+      rule: stop.budget ?? stop.rule ?? null,
+    }),
+  );
+  return { usage: run.usage };
 }

@@ -4,6 +4,8 @@ import { encodeWorkflowIdConflictPolicy, encodeWorkflowIdReusePolicy, type Paylo
 import { loadClientConnectConfig } from '@temporalio/envconfig';
 import type { RunFile } from '../core/contracts.ts';
 import { HoldpointError, messageOf } from '../core/errors.ts';
+import { label } from '../core/text.ts';
+import { SEARCH_ATTRIBUTES } from '../core/words.ts';
 
 export type TemporalClient = Client;
 
@@ -49,29 +51,71 @@ export interface StartRequest {
  * @throws HoldpointError `idempotency_conflict` when another workflow has the run's id, `temporal_unreachable`
  */
 export async function startRegisteredRun(client: TemporalClient, request: StartRequest): Promise<string> {
-  const [input, summary, details] = await Promise.all([request.input, request.summary, request.details].map((value) => encode(client, value)));
   try {
-    const { runId } = await withDeadline(client, () =>
-      client.workflowService.startWorkflowExecution({
-        namespace: client.options.namespace,
-        identity: client.options.identity,
-        requestId: request.start_request_id,
-        workflowId: request.run_id,
-        workflowType: { name: WORKFLOW_TYPE },
-        taskQueue: { name: request.task_queue },
-        workflowIdReusePolicy: encodeWorkflowIdReusePolicy('REJECT_DUPLICATE') ?? null,
-        workflowIdConflictPolicy: encodeWorkflowIdConflictPolicy('FAIL') ?? null,
-        input: { payloads: [input ?? null].filter((payload) => payload !== null) },
-        userMetadata: { summary: summary ?? null, details: details ?? null },
-      }),
-    );
-    return runId;
+    return await startWorkflow(client, request);
   } catch (error) {
     if (codeOf(error) === ALREADY_EXISTS) return startedBefore(client, request);
     if (codeOf(error) === INVALID_ARGUMENT)
       throw new HoldpointError('invalid_run', `Temporal refuses the start of ${request.run_id}: ${detailOf(error)}`, { cause: error });
     throw unreachable(error, `cannot start ${request.run_id}`);
   }
+}
+
+async function startWorkflow(client: TemporalClient, request: StartRequest): Promise<string> {
+  const [input, summary, details] = await Promise.all([request.input, request.summary, request.details].map((value) => encode(client, value)));
+  const start = {
+    namespace: client.options.namespace,
+    identity: client.options.identity,
+    requestId: request.start_request_id,
+    workflowId: request.run_id,
+    workflowType: { name: WORKFLOW_TYPE },
+    taskQueue: { name: request.task_queue },
+    workflowIdReusePolicy: encodeWorkflowIdReusePolicy('REJECT_DUPLICATE') ?? null,
+    workflowIdConflictPolicy: encodeWorkflowIdConflictPolicy('FAIL') ?? null,
+    input: { payloads: [input ?? null].filter((payload) => payload !== null) },
+    userMetadata: { summary: summary ?? null, details: details ?? null },
+  };
+  const searchAttributes = (await hasSearchAttributes(client)) ? { indexedFields: attributesOf(request) } : null;
+  const send = (more: object) => withDeadline(client, () => client.workflowService.startWorkflowExecution({ ...start, ...more }));
+  try {
+    return (await send({ searchAttributes })).runId;
+  } catch (error) {
+    if (searchAttributes === null || codeOf(error) !== INVALID_ARGUMENT) throw error;
+    // Somebody may have removed them: no reason to refuse a run.
+    attributesSeen.delete(client);
+    return (await send({})).runId;
+  }
+}
+
+/** Number of Temporal's type Keyword. */
+const KEYWORD = 2;
+/** A namespace that lacks them may get them from a worker that starts later. */
+const ASK_AGAIN_MS = 10_000;
+const attributesSeen = new WeakMap<TemporalClient, { there: boolean; at: number }>();
+
+/** Whether runs can be given our search attributes at their start, which saves each run an upsert. False where this may not be asked. */
+async function hasSearchAttributes(client: TemporalClient): Promise<boolean> {
+  const seen = attributesSeen.get(client);
+  if (seen?.there === true || (seen && performance.now() - seen.at < ASK_AGAIN_MS)) return seen.there;
+  let there = false;
+  try {
+    const { namespace } = client.options;
+    const { customAttributes } = await withDeadline(client, () => client.connection.operatorService.listSearchAttributes({ namespace }));
+    there = Object.values(SEARCH_ATTRIBUTES).every((name) => customAttributes?.[name] === KEYWORD);
+  } catch {
+    // Not allowed, or no such service: the run sets them itself if its worker says that it can.
+  }
+  attributesSeen.set(client, { there, at: performance.now() });
+  return there;
+}
+
+function attributesOf({ input }: StartRequest): Record<string, Payload> {
+  const text = new TextEncoder();
+  const keyword = (value: string): Payload => ({
+    metadata: { encoding: text.encode('json/plain'), type: text.encode('Keyword') },
+    data: text.encode(JSON.stringify(value)),
+  });
+  return { [SEARCH_ATTRIBUTES.status]: keyword('running'), [SEARCH_ATTRIBUTES.agent]: keyword(label(input.agent)) };
 }
 
 async function encode(client: TemporalClient, value: unknown): Promise<Payload | undefined> {

@@ -36,7 +36,11 @@ export interface PlanInput extends RunRef {
   /** Counts from 1. */
   step: number;
 }
-export type PlanResult = { status: 'calls'; calls: PlannedCall[] } | { status: 'done'; result?: string } | { status: 'stopped'; stop: Stop };
+export type PlanResult =
+  | { status: 'calls'; calls: PlannedCall[] }
+  /** `usage`: the gateway has recorded the end of the run in the same transaction, nothing is left to close. */
+  | { status: 'done'; result?: string; usage?: Usage }
+  | { status: 'stopped'; stop: Stop };
 
 export interface CallInput extends RunRef {
   /** Assigned by the workflow: `<step>.<position>`, both from 1. */
@@ -134,6 +138,8 @@ export interface CloseRunInput extends RunRef {
 }
 export interface CloseRunResult {
   usage: Usage;
+  /** How the ledger says that the run ended, when that was recorded before. */
+  ended?: Stop;
 }
 
 /** What a run has used so far. */

@@ -34,6 +34,8 @@ export interface Run {
   usage: Usage;
   /** Set once; nothing follows but closing. */
   stop: Stop | null;
+  /** True: the ledger has the stop already. */
+  recorded?: boolean;
 }
 
 export type Move =
@@ -93,7 +95,10 @@ export function applyPlan(run: Run, plan: PlanResult): void {
     case 'calls':
       return beginStep(run, plan.calls);
     case 'done':
-      run.stop = { stop_reason: 'completed', reason: plan.result ?? 'the planner ended the run' };
+      run.stop = completedStop(plan.result);
+      if (!plan.usage) return;
+      run.usage = plan.usage;
+      run.recorded = true;
       return;
     case 'stopped':
       run.stop = plan.stop;
@@ -101,6 +106,10 @@ export function applyPlan(run: Run, plan: PlanResult): void {
     default:
       return assertNever(plan, 'answer of planNextStep');
   }
+}
+
+export function completedStop(result?: string): Stop {
+  return { stop_reason: 'completed', reason: result ?? 'the planner ended the run' };
 }
 
 function beginStep(run: Run, calls: readonly PlannedCall[]): void {

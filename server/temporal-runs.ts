@@ -8,7 +8,14 @@ export function runsOnTemporal(client: TemporalClient, taskQueue: string): RunsO
   return {
     namespace: client.options.namespace,
     start: ({ run_id, start_request_id, input }) =>
-      startRegisteredRun(client, { run_id, start_request_id, task_queue: taskQueue, input, summary: summaryOf(input), details: detailsOf(input) }),
+      startRegisteredRun(client, {
+        run_id,
+        start_request_id,
+        task_queue: taskQueue,
+        input,
+        summary: summaryOf(input),
+        details: detailsOf(input),
+      }),
     deliver: (decision) => deliverDecision(client, decision),
     async describe({ run_id, first_execution_id }) {
       return (await describeRun(client, run_id, first_execution_id)) === 'running' ? 'open' : 'gone';

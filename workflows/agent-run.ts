@@ -80,7 +80,9 @@ async function goOn(session: Session, input: unknown, carried: unknown): Promise
   } catch (error) {
     if (!isCancellation(error)) throw error;
     run.stop = { stop_reason: 'cancelled', reason: 'the run was cancelled' };
-    await closeDown(session, run.stop);
+    const result = await closeDown(session, run.stop);
+    // The planner was done and the ledger had it when the cancellation came: the run ended as it says there.
+    if (result.stop_reason !== 'cancelled') return result;
     throw error;
   }
   return closeDown(session, run.stop ?? { stop_reason: 'planner_failed', reason: 'the run ended without a reason' });
@@ -159,15 +161,19 @@ function throwIfCancelled(): void {
   if (CancellationScope.current().consideredCancelled) throw new CancelledFailure('the run was cancelled');
 }
 
-async function closeDown(session: Session, stop: Stop): Promise<RunResult> {
+async function closeDown(session: Session, wanted: Stop): Promise<RunResult> {
   const { run, ref } = session;
+  let stop = wanted;
   session.signboard.show(run, { type: 'stop', stop });
   const detail = stop.stop_reason === 'cancelled' ? 'cancelled' : `${stop.stop_reason}: ${stop.reason}`;
   await Promise.all(requestsToClose(run).map((pendingId) => verbs.closeRequest({ ...ref, pending_id: pendingId, why: 'cancelled', detail })));
-  const { usage } = await verbs.closeRun({ ...ref, stop });
-  run.usage = usage;
+  if (!run.recorded) {
+    const closed = await verbs.closeRun({ ...ref, stop });
+    run.usage = closed.usage;
+    stop = run.stop = closed.ended ?? stop;
+  }
   session.closed = true;
-  return { run_id: run.run_id, status: 'stopped', ...stop, usage };
+  return { run_id: run.run_id, status: 'stopped', ...stop, usage: run.usage };
 }
 
 /** Between steps and while waiting; a call in flight and a grant in hand come first. */

@@ -4,7 +4,7 @@ import { HoldpointError } from '../core/errors.ts';
 import type { Mail, Mailbox } from '../core/mail.ts';
 import type { CallInput } from '../core/run-contract.ts';
 import { applyCall, applyRequestState, nextMove, openSlots, type Run, type Slot, type WaitingSlot } from '../core/run.ts';
-import { label } from './in-words.ts';
+import { label } from '../core/text.ts';
 import { callTool, closeRequest, verifyDecisions } from './verbs.ts';
 
 export interface ApprovalGate {

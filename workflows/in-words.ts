@@ -1,18 +1,10 @@
 /** What Temporal Web shows of a run. Everything quoted comes from planners and tools, so nothing of it may act as markup. */
 import { type Move, openSlots, type Run, type WaitingSlot } from '../core/run.ts';
+import { label } from '../core/text.ts';
 import { makeVisible } from '../core/visible.ts';
 
 const SHOWN_REQUESTS = 10;
-const LABEL_LENGTH = 60;
 const QUOTE_LENGTH = 500;
-
-/** A short plain label: the server refuses long summaries, and a refused command would fail the workflow task. */
-export function label(text: string): string {
-  const plain = String(text)
-    .slice(0, LABEL_LENGTH + 1)
-    .replace(/[^\x20-\x7e]/g, '?');
-  return plain.length > LABEL_LENGTH ? `${plain.slice(0, LABEL_LENGTH - 1)}~` : plain;
-}
 
 /** The run's current details, in Markdown. Temporal Web's frame is a little short and hides the end: an empty paragraph stands there. */
 export function detailsOf(run: Run, move: Move): string {

@@ -15,7 +15,7 @@ import type {
   VerifyInput,
   VerifyResult,
 } from '../core/run-contract.ts';
-import { label } from './in-words.ts';
+import { label } from '../core/text.ts';
 
 // The ledger decides what a repeated attempt may do, so every verb is repeated for as long as it takes.
 const retry = { initialInterval: '200ms', backoffCoefficient: 2, maximumInterval: '5s' } as const;

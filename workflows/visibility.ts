@@ -1,8 +1,9 @@
 /** Search attributes and current details. Where the namespace lacks the attributes they are left out: upserting an unknown one wedges a run. */
-import { setCurrentDetails, upsertSearchAttributes } from '@temporalio/workflow';
+import { setCurrentDetails, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
 import type { Move, Run } from '../core/run.ts';
+import { label } from '../core/text.ts';
 import { SEARCH_ATTRIBUTES } from '../core/words.ts';
-import { detailsOf, label } from './in-words.ts';
+import { detailsOf } from './in-words.ts';
 
 const STATUS = { name: SEARCH_ATTRIBUTES.status, type: 'KEYWORD' } as const;
 const AGENT = { name: SEARCH_ATTRIBUTES.agent, type: 'KEYWORD' } as const;
@@ -19,12 +20,14 @@ export interface Signboard {
 }
 
 export function createSignboard(): Signboard {
-  let shown: Status | undefined;
+  // A run that the API started on a namespace with our attributes has them from the start, which costs nothing.
+  const given = workflowInfo().typedSearchAttributes.get(STATUS) !== undefined;
+  let shown: Status | undefined = given ? 'running' : undefined;
   return {
     show(run, move) {
       setCurrentDetails(detailsOf(run, move));
       const status = statusOf(move) ?? shown ?? 'running';
-      if (!run.search_attributes || status === shown) return;
+      if (!(given || run.search_attributes) || status === shown) return;
       upsertSearchAttributes([
         { key: STATUS, value: status },
         ...(shown === undefined ? [{ key: AGENT, value: label(run.agent) }] : []),

@@ -460,6 +460,26 @@ describe('runs that the API did not start', () => {
 });
 
 describe('the end', () => {
+  test('a planner that is done ends the run in the transaction that settles its step, once', async () => {
+    h.usePlanner(async () => ({ done: 'all is well', usage: { usd: 0.5 } }));
+    expect(await h.gateway.planNextStep(run, { step: 1 })).toMatchObject({ status: 'done', result: 'all is well', usage: { steps: 1, usd: 0.5 } });
+    expect(await h.events(run)).toEqual(['run_started', 'run_stopped:completed']);
+    const stop = { stop_reason: 'completed', reason: 'all is well' };
+    expect(await h.gateway.planNextStep(run, { step: 1 })).toEqual({ status: 'stopped', stop });
+    expect(await h.gateway.closeRun(run, { stop: { stop_reason: 'cancelled', reason: 'too late' } })).toMatchObject({ ended: stop });
+    expect((await h.call(run, '1.1', 'search.read', { q: 'x' })).status).toBe('stopped');
+    expect(await h.events(run)).toHaveLength(2);
+  });
+
+  test('a run that was stopped while its planner thought stays stopped for that reason', async () => {
+    h.usePlanner(async () => {
+      await h.gateway.closeRun(run, { stop: { stop_reason: 'cancelled', reason: 'enough' } });
+      return { done: true };
+    });
+    expect(await h.gateway.planNextStep(run, { step: 1 })).toEqual({ status: 'stopped', stop: { stop_reason: 'cancelled', reason: 'enough' } });
+    expect(await h.events(run)).toEqual(['run_started', 'run_stopped:cancelled']);
+  });
+
   test('a stopped run executes nothing more, and its open requests are closed', async () => {
     const { request, token } = await granted();
     await h.gateway.closeRun(run, { stop: { stop_reason: 'cancelled', reason: 'cancelled' } });

@@ -95,6 +95,18 @@ test('a run that took the id after ours closed is not ours', async () => {
   await harness.client.workflow.getHandle(request.run_id).terminate();
 });
 
+test('a run has its search attributes from the start, where the namespace knows them, and sets no more than what changes', async () => {
+  const request = startRequest();
+  const run = harness.expectRun(request.run_id, { steps: [[call('a')]], call: executed, searchAttributes: true });
+  await startRegisteredRun(client, request);
+  await run.result();
+  const events = (await run.handle.fetchHistory()).events ?? [];
+  const given = Object.keys(events[0]?.workflowExecutionStartedEventAttributes?.searchAttributes?.indexedFields ?? {});
+  expect(given.sort()).toEqual(['HoldpointAgent', 'HoldpointStatus']);
+  const upserts = events.flatMap((event) => event.upsertWorkflowSearchAttributesEventAttributes?.searchAttributes?.indexedFields ?? []);
+  expect(upserts.map((fields) => Object.keys(fields).sort())).toEqual([['HoldpointStatus', 'HoldpointStopReason']]);
+});
+
 test('a cancelled run is closed as CANCELED', async () => {
   const request = startRequest();
   const run = harness.expectRun(request.run_id, { steps: [[call('a')]], call: gated() });

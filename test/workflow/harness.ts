@@ -9,6 +9,7 @@ import type {
   CallInput,
   CallResult,
   CloseRequestInput,
+  CloseRunResult,
   PendingView,
   PlannedCall,
   PlanResult,
@@ -33,6 +34,7 @@ export interface Script {
   plan?: (step: number) => PlanResult | Promise<PlanResult>;
   call: (input: CallInput, attempt: number) => CallResult | Promise<CallResult>;
   verify?: (input: VerifyInput) => RequestState[] | Promise<RequestState[]>;
+  closeRun?: () => CloseRunResult;
   close?: (input: CloseRequestInput) => RequestState | Promise<RequestState>;
   open?: () => void;
   searchAttributes?: boolean;
@@ -153,8 +155,9 @@ const activities: AgentActivities = {
     return refusedState(input.pending_id, input.why === 'deadline' ? 'approval_timeout' : 'cancelled');
   },
   async closeRun(input) {
-    const { notes } = scripted();
+    const { script, notes } = scripted();
     notes.push({ verb: 'closeRun', input });
+    if (script.closeRun) return script.closeRun();
     return { usage: { steps: 1, tool_calls: 1, active_seconds: 0.5, usd: 0 } };
   },
 };

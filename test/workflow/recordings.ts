@@ -46,6 +46,18 @@ export const RECORDINGS: Recording[] = [
     },
   },
   { name: 'allowed', script: { steps: [[call('a')], [call('b')]], call: executed }, drive: toTheEnd },
+  {
+    name: 'recorded-end',
+    script: {
+      plan: (step) =>
+        step === 1
+          ? { status: 'calls', calls: [call('a')] }
+          : { status: 'done', result: 'all done', usage: { steps: 2, tool_calls: 1, active_seconds: 1, usd: 0 } },
+      call: executed,
+      searchAttributes: true,
+    },
+    drive: toTheEnd,
+  },
   { name: 'killed', script: { steps: one, call: () => stopped('kill_switch') }, drive: toTheEnd },
   { name: 'invalid', script: { steps: [[call('a'), call('b'), call('c')]], call: invalid }, drive: toTheEnd },
   {

@@ -1,7 +1,7 @@
 import { ApplicationFailure } from '@temporalio/common';
 import { WorkflowFailedError } from '@temporalio/client';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import type { CallInput, CloseRequestInput, CloseRunInput } from '../../core/run-contract.ts';
+import type { CallInput, CloseRequestInput, CloseRunInput, PlanResult } from '../../core/run-contract.ts';
 import { eventually } from '../support/index.ts';
 import {
   approved,
@@ -27,6 +27,7 @@ beforeAll(async () => {
 });
 afterAll(() => harness.stop());
 
+const USAGE = { steps: 2, tool_calls: 1, active_seconds: 1.5, usd: 0.25 };
 const one = [[call('email.send', { to: 'a' })]];
 const statusOf = async (run: { handle: { describe(): Promise<{ status: { name: string } }> } }) => (await run.handle.describe()).status.name;
 
@@ -365,5 +366,36 @@ describe('cancellation', () => {
     expect(await statusOf(run)).toBe('CANCELLED');
     expect(run.asked('closeRun')).toHaveLength(1);
     release();
+  });
+
+  test('a run that was done before the cancellation came ends as the ledger has it', async () => {
+    let release = (): void => {};
+    const held = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    const run = await harness.start({
+      plan: async () => {
+        await held;
+        return { status: 'done' };
+      },
+      call: executed,
+      closeRun: () => ({ usage: USAGE, ended: { stop_reason: 'completed', reason: 'all done' } }),
+    });
+    await eventually(() => (run.asked('planNextStep').length === 1 ? true : undefined), 'the planner works');
+    await run.handle.cancel();
+    expect(await run.result()).toMatchObject({ stop_reason: 'completed', reason: 'all done', usage: USAGE });
+    expect(await statusOf(run)).toBe('COMPLETED');
+    expect(await run.state()).toMatchObject({ status: 'stopped', stop_reason: 'completed' });
+    release();
+  });
+});
+
+describe('the end', () => {
+  test('a run whose end came into the ledger with its last plan closes without a further activity', async () => {
+    const plan = (step: number): PlanResult => (step === 1 ? { status: 'calls', calls: [call('a')] } : { status: 'done', result: 'all done', usage: USAGE });
+    const run = await harness.start({ plan, call: executed });
+    expect(await run.result()).toMatchObject({ status: 'stopped', stop_reason: 'completed', reason: 'all done', usage: USAGE });
+    expect(run.notes.map((note) => note.verb)).toEqual(['openRun', 'planNextStep', 'callTool', 'planNextStep']);
+    expect(await run.state()).toMatchObject({ status: 'stopped', stop_reason: 'completed', usage: USAGE });
   });
 });
