@@ -14,7 +14,7 @@ export function startProgress(stream: NodeJS.WriteStream = process.stderr): Prog
       done: () => void stream.write('\r\u001b[K'),
     };
   }
-  let next = performance.now() + PLAIN_EVERY_MS;
+  let next = 0;
   return {
     report: (line) => {
       if (performance.now() < next) return;

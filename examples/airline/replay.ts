@@ -1,5 +1,5 @@
 /**
- * The 200 recorded runs go through Holdpoint: npm run airline -- --help
+ * The recorded runs go through Holdpoint: npm run airline -- --help
  *
  * Starts the stack and the approver, then the runs as local-operator; waits for all, counts, and stops what it started.
  * Exits 0 only if exactly what was approved was executed, nothing wrong was, and the audit trail verifies.
@@ -8,35 +8,34 @@ import type { ChildProcess } from 'node:child_process';
 import { mkdirSync, mkdtempSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { parseArgs } from 'node:util';
 import { type AuditEvent, HoldpointClient } from 'holdpoint';
+import { type Options, optionsOf, USAGE } from './options.ts';
 import { type Progress, startProgress } from './progress.ts';
-import { type Recording, recordings, runInputOf } from './recordings.ts';
+import { type Recording, runInputOf } from './recordings.ts';
 import { removeState, startStack, stop } from './stack.ts';
 import { type Outcome, table } from './table.ts';
 import { broken, readEffects, type Replay, tallyOf } from './tally.ts';
-
-const USAGE = `usage: npm run airline -- [options]
-  --limit N         repeat_refusal_limit of the policy (0 = none; default 0)
-  --concurrency N   runs at a time (default 8)
-  --state-dir DIR   keeps the state there (default: a temporary one)
-  --json            prints one JSON document instead of the table
-`;
-
-interface Options {
-  limit: number;
-  concurrency: number;
-  stateDir: string | undefined;
-  json: boolean;
-}
 
 const interrupted = new AbortController();
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => interrupted.abort());
 process.exitCode = await main(process.argv.slice(2));
 
+/** @returns the exit code; 130 is what a shell expects of a program that was interrupted */
 async function main(args: string[]): Promise<number> {
-  const options = optionsOf(args);
-  if (typeof options === 'number') return options;
+  let options: Options | 'help';
+  try {
+    options = optionsOf(args);
+  } catch (error) {
+    complain(error);
+    process.stderr.write(USAGE);
+    return 2;
+  }
+  if (options !== 'help') return await run(options);
+  process.stdout.write(USAGE);
+  return 0;
+}
+
+async function run(options: Options): Promise<number> {
   const stateDir = options.stateDir === undefined ? mkdtempSync(join(tmpdir(), 'holdpoint-airline-')) : resolve(options.stateDir);
   mkdirSync(stateDir, { recursive: true, mode: 0o700 });
   const started: ChildProcess[] = [];
@@ -49,7 +48,7 @@ async function main(args: string[]): Promise<number> {
   } catch (error) {
     progress.done();
     if (interrupted.signal.aborted) return 130;
-    process.stderr.write(`airline: ${error instanceof Error ? error.message : String(error)}\n`);
+    complain(error);
     return 1;
   } finally {
     interrupted.abort();
@@ -62,25 +61,23 @@ async function play(options: Options, stateDir: string, started: ChildProcess[],
   const stack = await startStack(stateDir, options.limit, started);
   const client = new HoldpointClient({ url: stack.url, apiKey: stack.operatorKey });
   const began = performance.now();
-  const replays = await Promise.race([replayAll(client, options.concurrency, progress), stack.failure]);
+  const replays = await Promise.race([replayAll(client, options, progress), stack.failure]);
   const seconds = (performance.now() - began) / 1000;
   const tally = tallyOf(replays, readEffects(join(stateDir, 'effects.jsonl')));
   const audit = await client.verifyAudit();
-  return { repeat_refusal_limit: options.limit, ...tally, seconds, audit, broken: broken(tally, audit) };
+  const run_ids = Object.fromEntries(replays.map(({ recording, run: { run_id } }) => [recording.id, run_id]));
+  return { repeat_refusal_limit: options.limit, ...tally, seconds, audit, broken: broken(tally, audit), run_ids };
 }
 
 /** So many at a time; the next starts when one has ended. */
-async function replayAll(client: HoldpointClient, concurrency: number, progress: Progress): Promise<Replay[]> {
+async function replayAll(client: HoldpointClient, { chosen, concurrency }: Options, progress: Progress): Promise<Replay[]> {
   const replays: Replay[] = [];
-  const left = recordings.values();
+  const left = chosen.values();
   const began = performance.now();
-  const show = (): void => progress.report(progressOf(replays, (performance.now() - began) / 1000));
+  const show = (): void => progress.report(progressOf(replays, chosen.length, (performance.now() - began) / 1000));
   const clock = setInterval(show, 500);
   const lane = async (): Promise<void> => {
-    for (const recording of left) {
-      replays.push(await replay(client, recording));
-      show();
-    }
+    for (const recording of left) replays.push(await replay(client, recording));
   };
   try {
     await Promise.all(Array.from({ length: concurrency }, lane));
@@ -92,50 +89,32 @@ async function replayAll(client: HoldpointClient, concurrency: number, progress:
 
 async function replay(client: HoldpointClient, recording: Recording): Promise<Replay> {
   const { signal } = interrupted;
-  let run = await client.startRun(runInputOf(recording), { signal });
-  while (run.status !== 'stopped') run = await client.getRun(run.run_id, { wait: 30, until: 'stopped', signal });
-  return { recording, run, events: await eventsOf(client, run.run_id) };
+  let view = await client.startRun(runInputOf(recording), { signal });
+  while (view.status !== 'stopped') view = await client.getRun(view.run_id, { wait: 30, until: 'stopped', signal });
+  return { recording, run: view, events: await eventsOf(client, view.run_id) };
 }
 
-async function eventsOf(client: HoldpointClient, run: string): Promise<AuditEvent[]> {
+async function eventsOf(client: HoldpointClient, run_id: string): Promise<AuditEvent[]> {
   const events: AuditEvent[] = [];
   let cursor: string | undefined;
   do {
-    const page = await client.audit({ run, limit: 1_000, cursor });
+    const page = await client.audit({ run: run_id, limit: 1_000, cursor });
     events.push(...page.events);
     cursor = page.next ?? undefined;
   } while (cursor !== undefined);
   return events;
 }
 
-function progressOf(replays: readonly Replay[], seconds: number): string {
+/** Writes are counted when their run has ended. */
+function progressOf(replays: readonly Replay[], all: number, seconds: number): string {
   const { runs, writes_asked, approved, refused } = tallyOf(replays, []);
-  return `${runs} of ${recordings.length} runs, ${writes_asked} writes asked, ${approved} approved, ${refused} refused, ${seconds.toFixed(0)} s`;
+  return `${seconds.toFixed(0)} s  ${runs} of ${all} runs: ${writes_asked} writes asked, ${approved} approved, ${refused} refused`;
 }
 
 function aborted(signal: AbortSignal): Promise<never> {
   return new Promise((_, reject) => signal.addEventListener('abort', () => reject(new Error('interrupted')), { once: true }));
 }
 
-/** @returns the exit code when there is nothing to run */
-function optionsOf(args: string[]): Options | number {
-  try {
-    const option = { limit: { type: 'string', default: '0' }, concurrency: { type: 'string', default: '8' }, 'state-dir': { type: 'string' } } as const;
-    const { values } = parseArgs({ args, options: { ...option, json: { type: 'boolean', default: false }, help: { type: 'boolean', default: false } } });
-    if (values.help) {
-      process.stdout.write(USAGE);
-      return 0;
-    }
-    const limit = wholeNumber('--limit', values.limit, 0, 1_000);
-    return { limit, concurrency: wholeNumber('--concurrency', values.concurrency, 1, 200), stateDir: values['state-dir'], json: values.json };
-  } catch (error) {
-    process.stderr.write(`airline: ${error instanceof Error ? error.message : String(error)}\n${USAGE}`);
-    return 2;
-  }
-}
-
-function wholeNumber(name: string, text: string, least: number, most: number): number {
-  const value = Number(text);
-  if (!/^\d+$/.test(text) || value < least || value > most) throw new Error(`${name} "${text}" is not a whole number from ${least} to ${most}`);
-  return value;
+function complain(error: unknown): void {
+  process.stderr.write(`airline: ${error instanceof Error ? error.message : String(error)}\n`);
 }

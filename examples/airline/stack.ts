@@ -26,7 +26,7 @@ export async function startStack(stateDir: string, refusalLimit: number, started
   started.push(up);
   const url = await Promise.race([addressOf(up), endOf(up, 'holdpoint up')]);
   const key = (identity: string): string => readFileSync(join(stateDir, 'keys', `${identity}.key`), 'utf8').trim();
-  const approver = start(['--import', TSX, here('./approver.ts')], { HOLDPOINT_URL: url, HOLDPOINT_API_KEY: key('approver') }, 'inherit');
+  const approver = start(['--import', TSX, here('./approver.ts')], { HOLDPOINT_URL: url, HOLDPOINT_API_KEY: key('approver') }, 'ignore');
   started.push(approver);
   const failure = Promise.race([endOf(up, 'holdpoint up'), endOf(approver, 'the approver')]);
   // Stopping ends both, when nobody listens any more.
@@ -72,7 +72,7 @@ function policyWith(refusalLimit: number, stateDir: string): string {
  * In a process group of its own: Ctrl-C reaches the replay alone, which stops the others in order. What the shell says of
  * other Holdpoint, Temporal and database servers is not passed on, so that none of them can be meant.
  */
-function start(args: string[], env: Record<string, string>, stdout: 'pipe' | 'inherit'): ChildProcess {
+function start(args: string[], env: Record<string, string>, stdout: 'pipe' | 'ignore'): ChildProcess {
   const own = Object.entries(process.env).filter(([name]) => !/^(HOLDPOINT_(?!CACHE_DIR$)|TEMPORAL_|DATABASE_URL$)/.test(name));
   return spawn(process.execPath, args, { env: { ...Object.fromEntries(own), ...env }, stdio: ['ignore', stdout, 'inherit'], detached: true });
 }

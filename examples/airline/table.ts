@@ -4,6 +4,8 @@ import type { Tally } from './tally.ts';
 
 export interface Outcome extends Tally {
   repeat_refusal_limit: number;
+  /** Recording → the run that it became. */
+  run_ids: Record<string, string>;
   /** From the first start to the last end. */
   seconds: number;
   audit: AuditReport;
@@ -22,7 +24,7 @@ export function table(outcome: Outcome): string {
     ['    approved', number(outcome.approved), 'as the authors list'],
     ['    refused', number(outcome.refused), `${outcome.refused_in_right_runs} in runs scored right`],
     ['effects executed', number(outcome.effects), `of ${outcome.writes_listed} listed writes`],
-    ['wrong effects', number(outcome.wrong_effects), ''],
+    ['  of them wrong', number(outcome.wrong_effects), ''],
     [
       'questions per run',
       (outcome.writes_asked / runs).toFixed(2).padStart(6),
@@ -33,12 +35,12 @@ export function table(outcome: Outcome): string {
   ];
   const lines = rows.map(([name, value, note]) => `${name.padEnd(20)}${value}   ${note}`.trimEnd());
   return [
-    `repeat_refusal_limit: ${outcome.repeat_refusal_limit}`,
+    `Airline runs, every write gated, repeat_refusal_limit: ${outcome.repeat_refusal_limit}`,
     '',
     ...lines,
     '',
-    `Without a gate: ${ungated.wrong_writes} writes that the authors do not list.`,
-    `The airline took ${ungated.accepted} of them and turned ${ungated.wrong_writes - ungated.accepted} down.`,
+    `As recorded, without a gate: ${ungated.wrong_writes} writes that are not listed;`,
+    `the airline took ${ungated.accepted} of them and turned ${ungated.wrong_writes - ungated.accepted} down.`,
     ...outcome.broken.map((what) => `\nMUST NOT BE: ${what}`),
   ].join('\n');
 }
