@@ -21,7 +21,7 @@ export function table(outcome: Outcome): string {
     ['calls', number(outcome.calls), ''],
     ['  reads allowed', number(outcome.reads_allowed), `${outcome.reads_asked} asked about`],
     ['  writes asked', number(outcome.writes_asked), 'each once'],
-    ['    approved', number(outcome.approved), 'as the authors list'],
+    ['    approved', number(outcome.approved), 'by local-approver'],
     ['    refused', number(outcome.refused), `${outcome.refused_in_right_runs} in runs scored right`],
     ['effects executed', number(outcome.effects), `of ${outcome.writes_listed} listed writes`],
     ['  of them wrong', number(outcome.wrong_effects), ''],
