@@ -28,7 +28,8 @@ export interface CallOptions {
   cwd?: string;
 }
 
-function environment(extra: Record<string, string> = {}): NodeJS.ProcessEnv {
+/** What a shell has, without what the tests themselves set. */
+export function environment(extra: Record<string, string> = {}): NodeJS.ProcessEnv {
   const own = Object.entries(process.env).filter(([name]) => !/^(HOLDPOINT_(?!CACHE_DIR)|TEMPORAL_|DATABASE_URL|VITEST|NODE_OPTIONS)/.test(name));
   return { ...Object.fromEntries(own), ...extra };
 }
