@@ -58,22 +58,68 @@ async function connect(pool: Pool): Promise<Client> {
 
 const MIGRATIONS = new URL('./migrations/', import.meta.url);
 
+/** SQL states that are answered in words of their own. */
+const NO_SUCH_TABLE = '42P01';
+const NOT_ALLOWED = '42501';
+
 /**
- * Brings a database to the newest schema and makes the two roles. Needs a superuser or owner connection. Safe to run
- * twice and by two processes at once.
+ * One clear sentence at start instead of a failing statement somewhere.
+ *
+ * @throws HoldpointError `database_unreachable`, `missing_part` when the schema is not there or older than this build
+ */
+export async function refuseOldSchema(pool: Pool): Promise<void> {
+  const needed = versionOf((await migrationFiles()).at(-1) ?? '0');
+  const found = await schemaVersion(pool);
+  if (found >= needed) return;
+  throw new HoldpointError(
+    'missing_part',
+    found === 0 ? 'the database has no Holdpoint schema' : `the schema of the database has version ${found}, this build needs ${needed}`,
+    { hint: 'run holdpoint migrate with the DATABASE_URL of the owner of the database' },
+  );
+}
+
+async function schemaVersion(pool: Pool): Promise<number> {
+  try {
+    const { rows } = await pool.query<{ version: number | null }>('SELECT max(version) AS version FROM schema_migrations');
+    return rows[0]?.version ?? 0;
+  } catch (error) {
+    if (stateOf(error) === NO_SUCH_TABLE) return 0;
+    throw unreachable(error);
+  }
+}
+
+const stateOf = (error: unknown): unknown => (error instanceof Error && 'code' in error ? error.code : undefined);
+
+function unreachable(error: unknown): HoldpointError {
+  return new HoldpointError('database_unreachable', `the database cannot be used: ${messageOf(error)}`, {
+    cause: error,
+    hint: 'check DATABASE_URL and, when the password comes from a file, DATABASE_PASSWORD_FILE',
+  });
+}
+
+/**
+ * Brings a database to the newest schema and makes the two roles. Needs the database's owner, who may make roles
+ * (CREATEROLE), or a superuser. Safe to run twice and by two processes at once.
  *
  * @returns versions that were applied now
+ * @throws HoldpointError `database_unreachable`, `forbidden` when the owner lacks a right
  */
 export async function migrate(adminUrl: string, passwords: { worker: string; serve: string }): Promise<number[]> {
-  const client = new pg.Client({ connectionString: adminUrl, application_name: 'holdpoint-migrate' });
-  await client.connect();
+  const client = new pg.Client({ connectionString: adminUrl, application_name: 'holdpoint-migrate', connectionTimeoutMillis: 10_000 });
+  client.on('error', () => {});
+  try {
+    await client.connect();
+  } catch (error) {
+    throw unreachable(error);
+  }
   try {
     await client.query(`SELECT pg_advisory_lock(hashtext('holdpoint-migrate'))`);
     await ensureRole(client, 'holdpoint_worker', passwords.worker);
     await ensureRole(client, 'holdpoint_serve', passwords.serve);
-    await client.query(`CREATE TABLE IF NOT EXISTS schema_migrations (
-      version integer PRIMARY KEY, name text NOT NULL, sha256 text NOT NULL, applied_at timestamptz(3) NOT NULL DEFAULT clock_timestamp())`);
-    return await applyMissing(client);
+    return await asOwner(client, async () => {
+      await letIn(client, ['holdpoint_worker', 'holdpoint_serve']);
+      return await applyMissing(client);
+    });
   } finally {
     await client.end();
   }
@@ -82,17 +128,54 @@ export async function migrate(adminUrl: string, passwords: { worker: string; ser
 async function ensureRole(client: pg.Client, role: string, password: string): Promise<void> {
   const exists = await client.query('SELECT 1 FROM pg_roles WHERE rolname = $1', [role]);
   const verb = exists.rowCount === 0 ? 'CREATE' : 'ALTER';
-  await client.query(`${verb} ROLE ${role} LOGIN PASSWORD ${client.escapeLiteral(password)}`);
+  try {
+    await client.query(`${verb} ROLE ${role} LOGIN PASSWORD ${client.escapeLiteral(password)}`);
+  } catch (error) {
+    if (stateOf(error) !== NOT_ALLOWED) throw error;
+    const hint = exists.rowCount === 0 ? 'ALTER ROLE %s CREATEROLE' : `GRANT ${role} TO %s WITH ADMIN OPTION`;
+    throw await lacksRight(client, error, `may not ${verb.toLowerCase()} the role ${role}`, hint);
+  }
 }
 
+async function asOwner<T>(client: pg.Client, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    if (stateOf(error) !== NOT_ALLOWED) throw error;
+    await client.query('ROLLBACK');
+    throw await lacksRight(client, error, 'does not own the database and all in it', 'ALTER DATABASE %d OWNER TO %s');
+  }
+}
+
+/** For a database that does not let in everybody, as it is on a server that is shared with others. */
+async function letIn(client: pg.Client, roles: readonly string[]): Promise<void> {
+  const { rows } = await client.query<{ base: string }>('SELECT current_database() AS base');
+  await client.query(`GRANT CONNECT ON DATABASE ${client.escapeIdentifier(rows[0]?.base ?? '')} TO ${roles.join(', ')}`);
+}
+
+/** @param hint the statement that gives the right; `%s` stands for whom it is given to, `%d` for the database */
+async function lacksRight(client: pg.Client, cause: unknown, what: string, hint: string): Promise<HoldpointError> {
+  const { rows } = await client.query<{ me: string; base: string }>('SELECT current_user AS me, current_database() AS base');
+  const { me, base } = { me: rows[0]?.me ?? '', base: rows[0]?.base ?? '' };
+  const statement = hint.replace('%s', client.escapeIdentifier(me)).replace('%d', client.escapeIdentifier(base));
+  return new HoldpointError('forbidden', `${me} ${what}: ${messageOf(cause)}`, { cause, hint: `as a superuser: ${statement}` });
+}
+
+async function migrationFiles(): Promise<string[]> {
+  return (await readdir(MIGRATIONS)).filter((name) => name.endsWith('.sql')).sort();
+}
+
+const versionOf = (file: string): number => Number.parseInt(file, 10);
+
 async function applyMissing(client: pg.Client): Promise<number[]> {
-  const files = (await readdir(MIGRATIONS)).filter((name) => name.endsWith('.sql')).sort();
+  await client.query(`CREATE TABLE IF NOT EXISTS schema_migrations (
+    version integer PRIMARY KEY, name text NOT NULL, sha256 text NOT NULL, applied_at timestamptz(3) NOT NULL DEFAULT clock_timestamp())`);
   const applied = new Map(
     (await client.query<{ version: number; sha256: string }>('SELECT version, sha256 FROM schema_migrations')).rows.map((r) => [r.version, r.sha256]),
   );
   const done: number[] = [];
-  for (const file of files) {
-    const version = Number.parseInt(file, 10);
+  for (const file of await migrationFiles()) {
+    const version = versionOf(file);
     const sql = await readFile(new URL(file, MIGRATIONS), 'utf8');
     const digest = createHash('sha256').update(sql).digest('hex');
     const before = applied.get(version);
