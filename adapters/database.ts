@@ -114,51 +114,58 @@ export async function migrate(adminUrl: string, passwords: { worker: string; ser
   }
   try {
     await client.query(`SELECT pg_advisory_lock(hashtext('holdpoint-migrate'))`);
-    await ensureRole(client, 'holdpoint_worker', passwords.worker);
-    await ensureRole(client, 'holdpoint_serve', passwords.serve);
-    return await asOwner(client, async () => {
-      await letIn(client, ['holdpoint_worker', 'holdpoint_serve']);
-      return await applyMissing(client);
-    });
+    await makeRoles(client, { holdpoint_worker: passwords.worker, holdpoint_serve: passwords.serve });
+    return await makeSchema(client, ['holdpoint_worker', 'holdpoint_serve']);
   } finally {
     await client.end();
   }
 }
 
-async function ensureRole(client: pg.Client, role: string, password: string): Promise<void> {
-  const exists = await client.query('SELECT 1 FROM pg_roles WHERE rolname = $1', [role]);
-  const verb = exists.rowCount === 0 ? 'CREATE' : 'ALTER';
+/** Both or none. */
+async function makeRoles(client: pg.Client, passwords: Readonly<Record<string, string>>): Promise<void> {
   try {
-    await client.query(`${verb} ROLE ${role} LOGIN PASSWORD ${client.escapeLiteral(password)}`);
+    await client.query('BEGIN');
+    for (const [role, password] of Object.entries(passwords)) {
+      const exists = await client.query('SELECT 1 FROM pg_roles WHERE rolname = $1', [role]);
+      await client.query(`${exists.rowCount === 0 ? 'CREATE' : 'ALTER'} ROLE ${role} LOGIN PASSWORD ${client.escapeLiteral(password)}`);
+    }
+    await client.query('COMMIT');
   } catch (error) {
+    await client.query('ROLLBACK').catch(() => {});
     if (stateOf(error) !== NOT_ALLOWED) throw error;
-    const hint = exists.rowCount === 0 ? 'ALTER ROLE %s CREATEROLE' : `GRANT ${role} TO %s WITH ADMIN OPTION`;
-    throw await lacksRight(client, error, `may not ${verb.toLowerCase()} the role ${role}`, hint);
+    const roles = Object.keys(passwords).join(', ');
+    const { me, mayMakeRoles } = await whoAmI(client);
+    throw lacksRight(
+      error,
+      `${me} may not make or change the roles ${roles}`,
+      mayMakeRoles ? `GRANT ${roles} TO ${me} WITH ADMIN OPTION` : `ALTER ROLE ${me} CREATEROLE`,
+    );
   }
 }
 
-async function asOwner<T>(client: pg.Client, work: () => Promise<T>): Promise<T> {
+/** The schema. The roles may enter, too, when the database does not let in everybody, as on a server shared with others. */
+async function makeSchema(client: pg.Client, roles: readonly string[]): Promise<number[]> {
+  const { me, base } = await whoAmI(client);
   try {
-    return await work();
+    await client.query(`GRANT CONNECT ON DATABASE ${base} TO ${roles.join(', ')}`);
+    return await applyMissing(client);
   } catch (error) {
+    await client.query('ROLLBACK').catch(() => {});
     if (stateOf(error) !== NOT_ALLOWED) throw error;
-    await client.query('ROLLBACK');
-    throw await lacksRight(client, error, 'does not own the database and all in it', 'ALTER DATABASE %d OWNER TO %s');
+    throw lacksRight(error, `${me} does not own the database ${base} and all in it`, `ALTER DATABASE ${base} OWNER TO ${me}`);
   }
 }
 
-/** For a database that does not let in everybody, as it is on a server that is shared with others. */
-async function letIn(client: pg.Client, roles: readonly string[]): Promise<void> {
-  const { rows } = await client.query<{ base: string }>('SELECT current_database() AS base');
-  await client.query(`GRANT CONNECT ON DATABASE ${client.escapeIdentifier(rows[0]?.base ?? '')} TO ${roles.join(', ')}`);
+/** Names ready to stand in a statement. */
+async function whoAmI(client: pg.Client): Promise<{ me: string; base: string; mayMakeRoles: boolean }> {
+  const { rows } = await client.query<{ me: string; base: string; mayMakeRoles: boolean }>(
+    `SELECT quote_ident(rolname) AS me, quote_ident(current_database()) AS base, rolcreaterole AS "mayMakeRoles" FROM pg_roles WHERE rolname = current_user`,
+  );
+  return rows[0] ?? { me: 'the current role', base: 'the current one', mayMakeRoles: false };
 }
 
-/** @param hint the statement that gives the right; `%s` stands for whom it is given to, `%d` for the database */
-async function lacksRight(client: pg.Client, cause: unknown, what: string, hint: string): Promise<HoldpointError> {
-  const { rows } = await client.query<{ me: string; base: string }>('SELECT current_user AS me, current_database() AS base');
-  const { me, base } = { me: rows[0]?.me ?? '', base: rows[0]?.base ?? '' };
-  const statement = hint.replace('%s', client.escapeIdentifier(me)).replace('%d', client.escapeIdentifier(base));
-  return new HoldpointError('forbidden', `${me} ${what}: ${messageOf(cause)}`, { cause, hint: `as a superuser: ${statement}` });
+function lacksRight(cause: unknown, what: string, statement: string): HoldpointError {
+  return new HoldpointError('forbidden', `${what}: ${messageOf(cause)}`, { cause, hint: `as a superuser: ${statement}` });
 }
 
 async function migrationFiles(): Promise<string[]> {
