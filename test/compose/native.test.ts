@@ -5,22 +5,26 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, inject, test } from 'vitest';
 import { HoldpointClient } from '../../client/index.ts';
 import { eventually, temporaryFolder } from '../support/index.ts';
-import { makeSecrets, NativeStack, query, type Running, writeSecret } from './processes.ts';
+import { Door, makeSecrets, NativeStack, query, type Running, writeSecret } from './processes.ts';
 
 let folder: Awaited<ReturnType<typeof temporaryFolder>>;
 let stack: NativeStack;
 let keys: { operator: string; approver: string };
 let serve: Running;
 let worker: Running;
+/** Between the worker and Temporal. */
+let door: Door;
 
 beforeAll(async () => {
   folder = await temporaryFolder('holdpoint-compose-');
   keys = await makeSecrets(folder.path);
-  stack = new NativeStack(folder.path, inject('temporalAddress'));
+  stack = new NativeStack(folder.path, { TEMPORAL_ADDRESS: inject('temporalAddress') });
+  door = await Door.to(inject('temporalAddress'));
   await stack.prepareDatabase();
 });
 afterAll(async () => {
   await stack.close();
+  door.close();
   await rm(stack.home, { recursive: true, force: true });
   await folder.remove();
 });
@@ -39,11 +43,13 @@ test('make-secrets shows the keys once, keeps their hashes, and changes nothing 
 
 test('serve and worker refuse a database without the schema, and name the command', async () => {
   // The roles are there, as after a restore from a dump that left the schema out.
-  await stack.asSuperuser(`CREATE ROLE holdpoint_serve LOGIN PASSWORD '${(await stack.secret('serve_db_password')).trim()}'`);
-  await stack.asSuperuser('GRANT CONNECT ON DATABASE holdpoint TO holdpoint_serve');
-  const { code, stderr } = await stack.run('serve');
-  expect([code, stderr]).toEqual([1, expect.stringMatching(/no Holdpoint schema[\s\S]*holdpoint migrate/)]);
-  await stack.asSuperuser('REVOKE CONNECT ON DATABASE holdpoint FROM holdpoint_serve');
+  for (const name of ['serve', 'worker'] as const) {
+    await stack.asSuperuser(`CREATE ROLE holdpoint_${name} LOGIN PASSWORD '${(await stack.secret(`${name}_db_password`)).trim()}'`);
+    await stack.asSuperuser(`GRANT CONNECT ON DATABASE holdpoint TO holdpoint_${name}`);
+    const { code, stderr } = await stack.run(name);
+    expect([code, stderr]).toEqual([1, expect.stringMatching(/no Holdpoint schema[\s\S]*holdpoint migrate/)]);
+    await stack.asSuperuser(`REVOKE CONNECT ON DATABASE holdpoint FROM holdpoint_${name}`);
+  }
 });
 
 test('an owner who may not touch a role is told by which statement he may', async () => {
@@ -54,7 +60,7 @@ test('an owner who may not touch a role is told by which statement he may', asyn
       /holdpoint_owner may not make or change the roles[\s\S]*GRANT holdpoint_worker, holdpoint_serve TO holdpoint_owner WITH ADMIN OPTION/,
     ),
   ]);
-  await stack.asSuperuser('DROP ROLE holdpoint_serve');
+  await stack.asSuperuser('DROP ROLE holdpoint_serve, holdpoint_worker');
   await stack.asSuperuser('ALTER ROLE holdpoint_owner NOCREATEROLE');
   const refused = await stack.run('migrate');
   expect([refused.code, refused.stderr]).toEqual([4, expect.stringMatching(/may not make or change the roles[\s\S]*ALTER ROLE holdpoint_owner CREATEROLE/)]);
@@ -112,7 +118,7 @@ test('serve does not start without its secret, and names the file', async () => 
 
 test('serve and worker start, and the healthchecks of their containers succeed', async () => {
   serve = await stack.start('serve');
-  worker = await stack.start('worker');
+  worker = await stack.start('worker', { TEMPORAL_ADDRESS: door.address });
   expect(serve.ready.api_url).toMatch(/^http:\/\/0\.0\.0\.0:\d+$/);
   expect(await stack.healthcheck('serve', portOf(serve.ready.api_url))).toBe(0);
   expect(await stack.healthcheck('worker', portOf(worker.ready.health_url))).toBe(0);
@@ -165,18 +171,30 @@ test('no secret stands in the environment of a process', async () => {
   }
 });
 
-test('without the database the worker says that this is what fails, and is well again when it is back', async () => {
-  const ask = async (): Promise<{ status: number; body: unknown }> => {
+/** Asks the worker until it answers so. @returns what it says */
+function answered(status: number): Promise<unknown> {
+  const ask = async (): Promise<unknown> => {
     const response = await fetch(worker.ready.health_url ?? '');
-    return { status: response.status, body: await response.json() };
+    const body: unknown = await response.json();
+    return response.status === status ? body : undefined;
   };
+  return eventually(ask, `the worker answers ${status}`);
+}
+
+test('without Temporal the worker says that this is what fails, and is well again when it is back', async () => {
+  door.shut();
+  expect(await answered(503)).toEqual({ ok: false, failing: ['temporal'] });
+  door.open();
+  expect(await answered(200)).toEqual({ ok: true });
+});
+
+test('without the database the worker says that this is what fails, and is well again when it is back', async () => {
   await stack.stopDatabase();
-  await eventually(async () => ((await ask()).status === 503 ? true : undefined), 'the worker is not well');
-  expect(await ask()).toEqual({ status: 503, body: { ok: false, failing: ['database'] } });
+  expect(await answered(503)).toEqual({ ok: false, failing: ['database'] });
   expect(await stack.healthcheck('worker', portOf(worker.ready.health_url))).toBe(1);
   expect(await stack.healthcheck('serve', portOf(serve.ready.api_url))).toBe(1);
   await stack.startDatabase();
-  await eventually(async () => ((await ask()).status === 200 ? true : undefined), 'the worker is well again');
+  await answered(200);
   expect(await stack.healthcheck('serve', portOf(serve.ready.api_url))).toBe(0);
 });
 

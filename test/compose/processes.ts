@@ -2,6 +2,7 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import pg from 'pg';
@@ -29,14 +30,15 @@ export interface Running {
 /** PostgreSQL of its own, since roles belong to a whole server, prepared as the container prepares its volume. */
 export class NativeStack {
   readonly folder: string;
-  readonly #temporalAddress: string;
+  readonly #temporal: Record<string, string>;
   #postgres: Awaited<ReturnType<typeof startPostgres>> | undefined;
   #port = 0;
   readonly #children = new Set<ChildProcess>();
 
-  constructor(folder: string, temporalAddress: string) {
+  /** @param temporal how the test run's Temporal server is reached */
+  constructor(folder: string, temporal: Record<string, string>) {
     this.folder = folder;
-    this.#temporalAddress = temporalAddress;
+    this.#temporal = temporal;
   }
 
   get #server(): Awaited<ReturnType<typeof startPostgres>> {
@@ -103,11 +105,12 @@ export class NativeStack {
     const here = (value: string): string => {
       const place = places.find(({ target }) => value === target || value.startsWith(`${target}/`));
       if (place) return place.path + value.slice(place.target.length);
-      return value.replace('@postgres:5432', `@127.0.0.1:${this.#port}`).replace(/^temporal:7233$/, this.#temporalAddress);
+      return value.replace('@postgres:5432', `@127.0.0.1:${this.#port}`);
     };
     const entries = Object.entries(service.environment ?? {}).map(([variable, value]) => [variable, variable.endsWith('PORT') ? '0' : here(value)]);
-    // The Temporal server has other users in a test run; all else is the container's.
-    return { PATH: process.env.PATH ?? '', NODE_ENV: 'production', HOLDPOINT_TASK_QUEUE: `compose-${this.folder}`, ...Object.fromEntries(entries) };
+    // The Temporal server has an address of its own here, and other users; all else is the container's.
+    const temporal = service.environment?.TEMPORAL_ADDRESS === 'temporal:7233' ? { ...this.#temporal, HOLDPOINT_TASK_QUEUE: `compose-${this.folder}` } : {};
+    return { PATH: process.env.PATH ?? '', NODE_ENV: 'production', ...Object.fromEntries(entries), ...temporal };
   }
 
   async #spawn(name: Name, more: Record<string, string>): Promise<{ child: ChildProcess; output: Ended; closed: Promise<unknown> }> {
@@ -127,8 +130,8 @@ export class NativeStack {
     return output;
   }
 
-  async start(name: 'serve' | 'worker'): Promise<Running> {
-    const { child, output, closed } = await this.#spawn(name, {});
+  async start(name: 'serve' | 'worker', more: Record<string, string> = {}): Promise<Running> {
+    const { child, output, closed } = await this.#spawn(name, more);
     const line = await eventually(() => {
       if (child.exitCode !== null) throw new Error(`${name} ended with ${child.exitCode}: ${output.stderr}`);
       return output.stdout.includes('\n') ? output.stdout.split('\n')[0] : undefined;
@@ -182,4 +185,52 @@ export async function makeSecrets(folder: string): Promise<{ operator: string; a
 export async function writeSecret(path: string, text: string): Promise<string> {
   await writeFile(path, text);
   return path;
+}
+
+/** A way to a server that can be shut: what comes through it is cut. */
+export class Door {
+  readonly #server = createServer((socket) => this.#pass(socket));
+  readonly #sockets = new Set<Socket>();
+  readonly #behind: URL;
+  #shut = false;
+
+  private constructor(address: string) {
+    this.#behind = new URL(`tcp://${address}`);
+  }
+
+  static async to(address: string): Promise<Door> {
+    const door = new Door(address);
+    door.#server.listen(0, '127.0.0.1');
+    await once(door.#server, 'listening');
+    return door;
+  }
+
+  get address(): string {
+    return `127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
+  }
+
+  #pass(socket: Socket): void {
+    if (this.#shut) return void socket.destroy();
+    const behind = connect(Number(this.#behind.port), this.#behind.hostname);
+    for (const one of [socket, behind]) {
+      this.#sockets.add(one);
+      one.on('error', () => {}).once('close', () => [socket, behind].forEach((both) => both.destroy()));
+    }
+    socket.pipe(behind).pipe(socket);
+  }
+
+  shut(): void {
+    this.#shut = true;
+    for (const socket of this.#sockets) socket.destroy();
+    this.#sockets.clear();
+  }
+
+  open(): void {
+    this.#shut = false;
+  }
+
+  close(): void {
+    this.shut();
+    this.#server.close();
+  }
 }

@@ -34,7 +34,8 @@ export interface Compose {
 }
 
 export const composeText = readFileSync(join(ROOT, 'docker-compose.yml'), 'utf8');
-export const compose = parse(composeText, { merge: true }) as Compose;
+/** With the defaults that it gives itself: `${NAME:-value}`. */
+export const compose = parse(composeText.replace(/\$\{\w+:-(\w*)\}/g, '"$1"'), { merge: true }) as Compose;
 
 export function serviceOf(name: string): Service {
   const service = compose.services[name];
