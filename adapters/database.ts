@@ -70,41 +70,131 @@ async function connect(pool: Pool): Promise<Client> {
 
 const MIGRATIONS = new URL('./migrations/', import.meta.url);
 
+/** SQL states that are answered in words of their own. */
+const NO_SUCH_TABLE = '42P01';
+const NOT_ALLOWED = '42501';
+
 /**
- * Brings a database to the newest schema and makes the two roles. Needs a superuser or owner connection. Safe to run
- * twice and by two processes at once.
+ * One clear sentence at start instead of a failing statement somewhere.
+ *
+ * @throws HoldpointError `database_unreachable`, `missing_part` when the schema is not there or older than this build
+ */
+export async function refuseOldSchema(pool: Pool): Promise<void> {
+  const needed = versionOf((await migrationFiles()).at(-1) ?? '0');
+  const found = await schemaVersion(pool);
+  if (found >= needed) return;
+  throw new HoldpointError(
+    'missing_part',
+    found === 0 ? 'the database has no Holdpoint schema' : `the schema of the database has version ${found}, this build needs ${needed}`,
+    { hint: 'run holdpoint migrate with the DATABASE_URL of the owner of the database' },
+  );
+}
+
+async function schemaVersion(pool: Pool): Promise<number> {
+  try {
+    const { rows } = await pool.query<{ version: number | null }>('SELECT max(version) AS version FROM schema_migrations');
+    return rows[0]?.version ?? 0;
+  } catch (error) {
+    if (stateOf(error) === NO_SUCH_TABLE) return 0;
+    throw unreachable(error);
+  }
+}
+
+const stateOf = (error: unknown): unknown => (error instanceof Error && 'code' in error ? error.code : undefined);
+
+function unreachable(error: unknown): HoldpointError {
+  return new HoldpointError('database_unreachable', `the database cannot be used: ${messageOf(error)}`, {
+    cause: error,
+    hint: 'check DATABASE_URL and, when the password comes from a file, DATABASE_PASSWORD_FILE',
+  });
+}
+
+/**
+ * Brings a database to the newest schema and makes the two roles. Needs the database's owner, who may make roles
+ * (CREATEROLE), or a superuser. Safe to run twice and by two processes at once.
  *
  * @returns versions that were applied now
+ * @throws HoldpointError `database_unreachable`, `forbidden` when the owner lacks a right
  */
 export async function migrate(adminUrl: string, passwords: { worker: string; serve: string }): Promise<number[]> {
-  const client = new pg.Client({ connectionString: adminUrl, application_name: 'holdpoint-migrate' });
-  await client.connect();
+  const client = new pg.Client({ connectionString: adminUrl, application_name: 'holdpoint-migrate', connectionTimeoutMillis: 10_000 });
+  client.on('error', () => {});
+  try {
+    await client.connect();
+  } catch (error) {
+    throw unreachable(error);
+  }
   try {
     await client.query(`SELECT pg_advisory_lock(hashtext('holdpoint-migrate'))`);
-    await ensureRole(client, 'holdpoint_worker', passwords.worker);
-    await ensureRole(client, 'holdpoint_serve', passwords.serve);
-    await client.query(`CREATE TABLE IF NOT EXISTS schema_migrations (
-      version integer PRIMARY KEY, name text NOT NULL, sha256 text NOT NULL, applied_at timestamptz(3) NOT NULL DEFAULT clock_timestamp())`);
-    return await applyMissing(client);
+    await makeRoles(client, { holdpoint_worker: passwords.worker, holdpoint_serve: passwords.serve });
+    return await makeSchema(client, ['holdpoint_worker', 'holdpoint_serve']);
   } finally {
     await client.end();
   }
 }
 
-async function ensureRole(client: pg.Client, role: string, password: string): Promise<void> {
-  const exists = await client.query('SELECT 1 FROM pg_roles WHERE rolname = $1', [role]);
-  const verb = exists.rowCount === 0 ? 'CREATE' : 'ALTER';
-  await client.query(`${verb} ROLE ${role} LOGIN PASSWORD ${client.escapeLiteral(password)}`);
+/** Both or none. */
+async function makeRoles(client: pg.Client, passwords: Readonly<Record<string, string>>): Promise<void> {
+  try {
+    await client.query('BEGIN');
+    for (const [role, password] of Object.entries(passwords)) {
+      const exists = await client.query('SELECT 1 FROM pg_roles WHERE rolname = $1', [role]);
+      await client.query(`${exists.rowCount === 0 ? 'CREATE' : 'ALTER'} ROLE ${role} LOGIN PASSWORD ${client.escapeLiteral(password)}`);
+    }
+    await client.query('COMMIT');
+  } catch (error) {
+    await client.query('ROLLBACK').catch(() => {});
+    if (stateOf(error) !== NOT_ALLOWED) throw error;
+    const roles = Object.keys(passwords).join(', ');
+    const { me, mayMakeRoles } = await whoAmI(client);
+    throw lacksRight(
+      error,
+      `${me} may not make or change the roles ${roles}`,
+      mayMakeRoles ? `GRANT ${roles} TO ${me} WITH ADMIN OPTION` : `ALTER ROLE ${me} CREATEROLE`,
+    );
+  }
 }
 
+/** The schema. The roles may enter, too, when the database does not let in everybody, as on a server shared with others. */
+async function makeSchema(client: pg.Client, roles: readonly string[]): Promise<number[]> {
+  const { me, base } = await whoAmI(client);
+  try {
+    await client.query(`GRANT CONNECT ON DATABASE ${base} TO ${roles.join(', ')}`);
+    return await applyMissing(client);
+  } catch (error) {
+    await client.query('ROLLBACK').catch(() => {});
+    if (stateOf(error) !== NOT_ALLOWED) throw error;
+    throw lacksRight(error, `${me} does not own the database ${base} and all in it`, `ALTER DATABASE ${base} OWNER TO ${me}`);
+  }
+}
+
+/** Names ready to stand in a statement. */
+async function whoAmI(client: pg.Client): Promise<{ me: string; base: string; mayMakeRoles: boolean }> {
+  const { rows } = await client.query<{ me: string; base: string; mayMakeRoles: boolean }>(
+    `SELECT quote_ident(rolname) AS me, quote_ident(current_database()) AS base, rolcreaterole AS "mayMakeRoles" FROM pg_roles WHERE rolname = current_user`,
+  );
+  return rows[0] ?? { me: 'the current role', base: 'the current one', mayMakeRoles: false };
+}
+
+function lacksRight(cause: unknown, what: string, statement: string): HoldpointError {
+  return new HoldpointError('forbidden', `${what}: ${messageOf(cause)}`, { cause, hint: `as a superuser: ${statement}` });
+}
+
+async function migrationFiles(): Promise<string[]> {
+  return (await readdir(MIGRATIONS)).filter((name) => name.endsWith('.sql')).sort();
+}
+
+const versionOf = (file: string): number => Number.parseInt(file, 10);
+
 async function applyMissing(client: pg.Client): Promise<number[]> {
-  const files = (await readdir(MIGRATIONS)).filter((name) => name.endsWith('.sql')).sort();
+  await client.query(`CREATE TABLE IF NOT EXISTS schema_migrations (
+    version integer PRIMARY KEY, name text NOT NULL, sha256 text NOT NULL, applied_at timestamptz(3) NOT NULL DEFAULT clock_timestamp())`);
   const applied = new Map(
     (await client.query<{ version: number; sha256: string }>('SELECT version, sha256 FROM schema_migrations')).rows.map((r) => [r.version, r.sha256]),
   );
   const done: number[] = [];
-  for (const file of files) {
-    const version = Number.parseInt(file, 10);
+  for (const file of await migrationFiles()) {
+    const version = versionOf(file);
     const sql = await readFile(new URL(file, MIGRATIONS), 'utf8');
     const digest = createHash('sha256').update(sql).digest('hex');
     const before = applied.get(version);

@@ -140,6 +140,9 @@ command(policy, 'check', 'read holdpoint.yaml and say what is wrong, with line a
   .option('--strict', 'warnings are errors')
   .action(async (file: string | undefined, _options, self: Command) => done(await (await import('./commands/policy.ts')).check(file, self.optsWithGlobals())));
 
+command(program, 'migrate', 'bring a database to the newest schema and make the roles of worker and serve').action(async (_options, self: Command) =>
+  done(await (await import('./commands/migrate.ts')).migrate(self.optsWithGlobals())),
+);
 command(program, 'worker', 'the worker process: runs workflows, calls tools').action(async () => (await import('../worker/main.ts')).runWorker());
 command(program, 'serve', 'the API process: decisions, signing, audit').action(async () => (await import('../server/main.ts')).runServer());
 

@@ -19,10 +19,11 @@ const WORKFLOW_TYPE = 'agentRun';
 /**
  * Connects as the standard Temporal environment says (`TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, TLS, `TEMPORAL_API_KEY`).
  *
+ * @param env read instead of the process's environment
  * @throws HoldpointError `temporal_unreachable`
  */
-export async function connectTemporal(): Promise<TemporalClient> {
-  const { connectionOptions, namespace } = loadClientConnectConfig();
+export async function connectTemporal(env?: Record<string, string>): Promise<TemporalClient> {
+  const { connectionOptions, namespace } = loadClientConnectConfig(env === undefined ? {} : { overrideEnvVars: env });
   try {
     const connection = await Connection.connect({ ...connectionOptions, connectTimeout: CALL_TIMEOUT_MS } as NonNullable<
       Parameters<typeof Connection.connect>[0]

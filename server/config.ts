@@ -1,5 +1,6 @@
 /** Environment of `serve`, read once. */
 import { z } from 'zod';
+import { withSecretFiles } from '../adapters/secrets.ts';
 import { HoldpointError } from '../core/errors.ts';
 
 const port = z.coerce.number().int().min(0).max(65_535);
@@ -48,7 +49,7 @@ export const isLoopback = (host: string): boolean => LOOPBACK.test(host);
 
 /** @throws HoldpointError `usage` that names every variable that is wrong, and what was expected */
 export function readServerConfig(env: Record<string, string | undefined>): ServerConfig {
-  const given = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== undefined && value !== ''));
+  const given = Object.fromEntries(Object.entries(withSecretFiles(env)).filter(([, value]) => value !== undefined && value !== ''));
   const parsed = Environment.safeParse(given);
   if (!parsed.success) {
     const problems = parsed.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`);

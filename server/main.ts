@@ -1,5 +1,6 @@
 /** `holdpoint serve`: composition root of the decision service. */
 import { pino } from 'pino';
+import { temporalEnvironment } from '../adapters/secrets.ts';
 import { connectTemporal } from '../client/temporal.ts';
 import { readServerConfig } from './config.ts';
 import { startService } from './service.ts';
@@ -13,7 +14,7 @@ export async function runServer(env: Record<string, string | undefined> = proces
   const config = readServerConfig(env);
   const log = pino({ level: config.logLevel, base: { process: 'serve' } }, pino.destination({ fd: 2, sync: true }));
   const asked = stopAsked();
-  const temporal = await connectTemporal();
+  const temporal = await connectTemporal(temporalEnvironment(env));
   try {
     const service = await startService(config, runsOnTemporal(temporal, config.taskQueue), log);
     process.stdout.write(`${JSON.stringify({ ready: 'serve', api_url: service.url })}\n`);

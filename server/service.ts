@@ -3,7 +3,7 @@ import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { getRequestListener } from '@hono/node-server';
 import { CheckpointFile } from '../adapters/checkpoint.ts';
-import { createPool, type Pool } from '../adapters/database.ts';
+import { createPool, refuseOldSchema } from '../adapters/database.ts';
 import { openSigningKeys, recordKeys } from '../adapters/keys.ts';
 import { watchPolicy } from '../adapters/policy-watch.ts';
 import { HoldpointError, messageOf } from '../core/errors.ts';
@@ -32,7 +32,7 @@ export async function startService(config: ServerConfig, runs: RunsOnTemporal, l
   const identities = config.identitiesFile === undefined ? undefined : await readIdentities(config.identitiesFile);
   const pool = createPool(config.databaseUrl, { name: 'holdpoint-serve' });
   try {
-    await refuseMissingSchema(pool);
+    await refuseOldSchema(pool);
     const keys = await openSigningKeys({ dir: config.keysDir, jwksFile: config.jwksFile, rotate: config.rotateKey });
     await recordKeys(pool, keys);
     if (identities) await applyIdentities(pool, identities);
@@ -98,17 +98,4 @@ function bind(server: Server, { host, port }: ServerConfig): Promise<void> {
 function addressOf(server: Server, host: string): string {
   const { port } = server.address() as AddressInfo;
   return `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
-}
-
-/** One clear sentence instead of a failing statement somewhere. */
-async function refuseMissingSchema(pool: Pool): Promise<void> {
-  try {
-    const { rows } = await pool.query('SELECT 1 FROM schema_migrations LIMIT 1');
-    if (rows.length > 0) return;
-  } catch (error) {
-    const code = error instanceof Error && 'code' in error ? error.code : undefined;
-    if (code !== '42P01')
-      throw new HoldpointError('database_unreachable', `the database cannot be used: ${messageOf(error)}`, { cause: error, hint: 'check DATABASE_URL' });
-  }
-  throw new HoldpointError('missing_part', 'the database has no Holdpoint schema', { hint: 'run holdpoint up, or apply the migrations' });
 }

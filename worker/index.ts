@@ -4,7 +4,7 @@ import { type Logger, pino } from 'pino';
 import type { PlannerDefinition, ToolDefinition } from '../activities/define.ts';
 import { createActivities } from '../activities/index.ts';
 import type { Planners, Tools } from '../activities/ports.ts';
-import { createPool, type Pool, transaction } from '../adapters/database.ts';
+import { createPool, type Pool, refuseOldSchema } from '../adapters/database.ts';
 import { hashing } from '../adapters/hashing.ts';
 import { newId } from '../adapters/ids.ts';
 import { createLedger } from '../adapters/ledger.ts';
@@ -14,6 +14,7 @@ import { createVerifier } from '../adapters/tokens.ts';
 import { loadTools, registerTools } from '../adapters/tools.ts';
 import { dataConverter, loadWorkflowBundle } from './bundle.ts';
 import type { WorkerConfig } from './config.ts';
+import { answerHealth, type HealthAnswers } from './health.ts';
 import { connectWorker, ensureSearchAttributes, executionsOf, searchAttributesCommand, type TemporalLink } from './temporal.ts';
 
 export { definePlanner, defineTool, type PlannerDefinition, type ToolDefinition } from '../activities/define.ts';
@@ -33,6 +34,8 @@ export interface EmbeddedWorkerOptions {
 }
 
 export interface HoldpointWorker {
+  /** Address of `/healthz`; absent when the configuration names no port for it. */
+  readonly healthUrl: string | undefined;
   /** Works until `shutdown`; rejects when the worker breaks. Frees everything before it ends. */
   run(): Promise<void>;
   /** Takes no more work and gives what runs 30 seconds. */
@@ -69,8 +72,11 @@ export async function createWorker(options: EmbeddedWorkerOptions): Promise<Hold
     closers.push(() => pool.end());
     const link = await connectWorker({ onRetry: (message) => log.warn(message), signal: options.signal });
     closers.push(() => link.connection.close());
-    const worker = await temporalWorker({ link, config, policy, tools, planners, pool, log });
-    return { run: () => runAndFree(worker, free), shutdown: () => stopOnce(worker) };
+    const parts: Parts = { link, config, policy, tools, planners, pool, log };
+    const worker = await temporalWorker(parts);
+    const health = config.health && (await healthOf(worker, config.health, parts));
+    if (health) closers.push(() => health.close());
+    return { healthUrl: health?.url, run: () => runAndFree(worker, free), shutdown: () => stopOnce(worker) };
   } catch (error) {
     await free();
     throw error;
@@ -126,10 +132,21 @@ async function temporalWorker({ link, config, policy, tools, planners, pool, log
   });
 }
 
+function healthOf(worker: Worker, at: { host: string; port: number }, { pool, link, log }: Parts): Promise<HealthAnswers> {
+  const checks = {
+    worker: async () => {
+      if (worker.getState() !== 'RUNNING') throw new Error(`its state is ${worker.getState()}`);
+    },
+    database: () => pool.query('SELECT 1'),
+    temporal: () => link.connection.workflowService.describeNamespace({ namespace: link.namespace }),
+  };
+  return answerHealth(at, checks, log);
+}
+
 async function openPool(config: WorkerConfig): Promise<Pool> {
   const pool = createPool(config.databaseUrl, { name: 'holdpoint-worker', max: 20 });
   try {
-    await transaction(pool, (client) => client.query('SELECT 1 FROM schema_migrations LIMIT 1'));
+    await refuseOldSchema(pool);
     return pool;
   } catch (error) {
     await pool.end();

@@ -26,7 +26,7 @@ export async function runWorker(): Promise<void> {
   if (!worker) return;
   const running = worker.run();
   void stopAsked.then(() => worker.shutdown());
-  process.stdout.write(`${JSON.stringify({ ready: 'worker' })}\n`);
+  process.stdout.write(`${JSON.stringify({ ready: 'worker', ...(worker.healthUrl === undefined ? {} : { health_url: worker.healthUrl }) })}\n`);
   log.info({ task_queue: config.taskQueue }, 'the worker is ready');
   await running;
 }

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { loadClientConnectConfig } from '@temporalio/envconfig';
 import { NativeConnection } from '@temporalio/worker';
 import type { Executions } from '../activities/ports.ts';
+import { temporalEnvironment } from '../adapters/secrets.ts';
 import { HoldpointError, messageOf } from '../core/errors.ts';
 import { SEARCH_ATTRIBUTES } from '../core/words.ts';
 
@@ -31,7 +32,7 @@ export interface ConnectOptions {
  * @throws HoldpointError `temporal_unreachable` with the address and the next command
  */
 export async function connectWorker({ patienceMs = 30_000, onRetry, signal }: ConnectOptions = {}): Promise<TemporalLink> {
-  const { connectionOptions, namespace = 'default' } = loadClientConnectConfig();
+  const { connectionOptions, namespace = 'default' } = loadClientConnectConfig({ overrideEnvVars: temporalEnvironment(process.env) });
   const address = connectionOptions.address ?? 'localhost:7233';
   const deadline = performance.now() + patienceMs;
   for (let pause = FIRST_PAUSE_MS; ; pause = Math.min(pause * 2, LONGEST_PAUSE_MS)) {

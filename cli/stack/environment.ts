@@ -10,7 +10,7 @@ const COMMON = /^(PATH|HOME|USER|LANG|LC_\w+|TZ|TMPDIR|NODE_EXTRA_CA_CERTS|SSL_C
 /** Temporal's own, for a server that was given. */
 const TEMPORAL = /^TEMPORAL_/;
 /** Never for the worker: it runs tools, whose credentials are all it should find in its environment. */
-const NOT_FOR_WORKER = /^(HOLDPOINT_|TEMPORAL_|DATABASE_URL$|PG|POSTGRES|npm_)/i;
+const NOT_FOR_WORKER = /^(HOLDPOINT_|TEMPORAL_|DATABASE_(URL|PASSWORD_FILE)$|PG|POSTGRES|npm_)/i;
 const SETTINGS = ['HOLDPOINT_TASK_QUEUE', 'HOLDPOINT_MAX_CACHED_RUNS'];
 const SERVE_SETTINGS = ['HOLDPOINT_TASK_QUEUE', 'HOLDPOINT_ROTATE_KEY'];
 

@@ -19,6 +19,7 @@ const shell = {
   HOLDPOINT_KEYS_DIR: '/elsewhere',
   HOLDPOINT_MAX_CACHED_RUNS: '7',
   DATABASE_URL: 'postgres://given-superuser@db/x',
+  DATABASE_PASSWORD_FILE: '/given-secret/file',
   PGPASSWORD: 'given-secret',
   TEMPORAL_API_KEY: 'cloud-key',
   TEMPORAL_ADDRESS: 'cloud:7233',

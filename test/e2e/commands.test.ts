@@ -276,7 +276,7 @@ describe('the other commands', () => {
   test('--help and --version answer with 0 on stdout', async () => {
     const help = await holdpoint(['--help']);
     expect(help.code).toBe(0);
-    for (const name of ['up', 'demo', 'run', 'pending', 'show', 'approve', 'deny', 'cancel', 'kill', 'audit', 'policy', 'worker', 'serve', 'doctor'])
+    for (const name of ['up', 'demo', 'run', 'pending', 'show', 'approve', 'deny', 'cancel', 'kill', 'audit', 'policy', 'migrate', 'worker', 'serve', 'doctor'])
       expect(help.stdout).toMatch(new RegExp(`^  ${name}\\b`, 'm'));
     expect((await holdpoint(['--version'])).stdout).toMatch(/^\d+\.\d+\.\d+\n$/);
   });

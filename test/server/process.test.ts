@@ -92,7 +92,7 @@ test('a database without the schema, one that does not answer, and a missing var
   expect(failures.map(({ code }) => code)).toEqual([1, 1, 1]);
   const errors = failures.map(({ stderr }) => JSON.parse(stderr.trim().split('\n').at(-1) ?? '') as { code: string; message: string; hint: string });
   expect(errors).toMatchObject([
-    { code: 'missing_part', hint: expect.stringContaining('migrations') },
+    { code: 'missing_part', hint: expect.stringContaining('holdpoint migrate') },
     { code: 'database_unreachable' },
     { code: 'usage', message: expect.stringContaining('HOLDPOINT_JWKS') },
   ]);
