@@ -10,7 +10,7 @@ import { HoldpointError, messageOf } from '../../core/errors.ts';
 import { postgresHome, postgresPrograms, postgresUser, type SystemUser } from './postgres-user.ts';
 import { commandOf, identify, stopProcess } from './processes.ts';
 import { freePort } from './ports.ts';
-import type { Report } from './temporal-binary.ts';
+import type { Report } from './programs.ts';
 
 /** First word of the names of our databases' roles, and the database itself. */
 const DATABASE = 'holdpoint';
