@@ -32,7 +32,7 @@ export function configuration({ databases, ports, historyShards, certificates }:
         defaultStore: 'main',
         visibilityStore: 'visibility',
         numHistoryShards: historyShards,
-        datastores: { main: store(databases, databases.main, 10), visibility: store(databases, databases.visibility, 4) },
+        datastores: { main: store(databases, databases.main, 8), visibility: store(databases, databases.visibility, 2) },
       },
       global: { membership: { maxJoinDuration: '30s', broadcastAddress: '127.0.0.1' }, ...(certificates && { tls: tls(certificates) }) },
       services: Object.fromEntries(

@@ -8,13 +8,13 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import { Connection, isGrpcServiceError } from '@temporalio/client';
-import { loadClientConnectConfig } from '@temporalio/envconfig';
+import { isGrpcServiceError } from '@temporalio/client';
 import pg from 'pg';
 import { claimPort } from '../../cli/stack/ports.ts';
 import { waitUntil } from '../../cli/stack/processes.ts';
 import { messageOf } from '../../core/errors.ts';
 import { makeCertificates, type Certificates } from './certificates.ts';
+import { lazyConnection, plainEnvironment, type TemporalEnvironment } from './environment.ts';
 import { configuration, SERVICES, type Databases } from './full-server-config.ts';
 import type { ServerBinaries } from './server-binaries.ts';
 
@@ -38,7 +38,7 @@ export interface FullServerOptions {
 export interface FullServer {
   address: string;
   /** The standard Temporal environment of a client, certificate included. */
-  environment: Record<string, string>;
+  environment: TemporalEnvironment;
   /** Variables for another run of the setup scripts in deploy/temporal. */
   setup: { schema: Record<string, string>; namespace: Record<string, string> };
   logFile: string;
@@ -57,13 +57,15 @@ export async function startFullServer(options: FullServerOptions): Promise<FullS
   const certificates = options.tls === false ? undefined : await makeCertificates(join(folder, 'tls'));
   const { databases, schema } = await makeDatabases(options);
   const server = serverProcess(options.binaries.server, folder);
-  let environment: Record<string, string> = {};
+  let address = '';
+  let environment: TemporalEnvironment = {};
   // A free port can be taken before the server has it.
   await repeatedly(async () => {
     const ports = await smallPorts(SERVICES.length * 2);
     const facts = { databases, ports, historyShards: options.historyShards ?? 4, certificates };
     await writeFile(join(folder, 'config', 'full.yaml'), configuration(facts), { mode: 0o600 });
-    environment = clientEnvironment(`127.0.0.1:${ports[0]}`, certificates);
+    address = `127.0.0.1:${ports[0]}`;
+    environment = clientEnvironment(address, certificates);
     await server.launch(environment);
   });
   const namespace = { ...environment, TEMPORAL_CLI: options.program };
@@ -74,7 +76,7 @@ export async function startFullServer(options: FullServerOptions): Promise<FullS
     throw error;
   }
   return {
-    address: environment.TEMPORAL_ADDRESS ?? '',
+    address,
     environment,
     setup: { schema, namespace },
     logFile: server.logFile,
@@ -112,7 +114,7 @@ function serverProcess(program: string, folder: string) {
     await closed;
     clearTimeout(patience);
   };
-  const launch = async (environment: Record<string, string>): Promise<void> => {
+  const launch = async (environment: TemporalEnvironment): Promise<void> => {
     const log = openSync(logFile, 'a', 0o600);
     child = spawn(program, ['--root', folder, '--config', 'config', '--env', 'full', 'start'], { env: {}, stdio: ['ignore', log, log], detached: true });
     child.on('error', () => {});
@@ -138,7 +140,7 @@ function hasEnded(child: ChildProcess): boolean {
 }
 
 /** Until the history service answers too: it takes its shards after the frontend is there. */
-async function answers(environment: Record<string, string>, child: ChildProcess): Promise<void> {
+async function answers(environment: TemporalEnvironment, child: ChildProcess): Promise<void> {
   const connection = lazyConnection(environment);
   let last: unknown = new Error('no answer');
   try {
@@ -162,12 +164,6 @@ async function answers(environment: Record<string, string>, child: ChildProcess)
   } finally {
     await connection.close();
   }
-}
-
-/** A connection as the given environment says, and not as that of this process. */
-export function lazyConnection(environment: Record<string, string>): Connection {
-  const { connectionOptions } = loadClientConnectConfig({ overrideEnvVars: environment });
-  return Connection.lazy({ ...connectionOptions, connectTimeout: '2s' });
 }
 
 async function repeatedly(start: () => Promise<void>): Promise<void> {
@@ -215,11 +211,10 @@ async function makeDatabases({ databaseAdminUrl, folder, binaries }: FullServerO
   return { databases, schema };
 }
 
-function clientEnvironment(address: string, certificates: Certificates | undefined): Record<string, string> {
-  const plain = { TEMPORAL_ADDRESS: address, TEMPORAL_NAMESPACE: 'default', TEMPORAL_CONFIG_FILE: '/nonexistent/temporal.toml' };
-  if (certificates === undefined) return plain;
+function clientEnvironment(address: string, certificates: Certificates | undefined): TemporalEnvironment {
+  if (certificates === undefined) return plainEnvironment(address);
   return {
-    ...plain,
+    ...plainEnvironment(address),
     TEMPORAL_TLS: 'true',
     TEMPORAL_TLS_SERVER_NAME: 'localhost',
     TEMPORAL_TLS_SERVER_CA_CERT_PATH: certificates.ca,

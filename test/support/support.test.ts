@@ -1,5 +1,6 @@
 import pg from 'pg';
 import { afterAll, beforeAll, expect, inject, test } from 'vitest';
+import { connect } from './environment.ts';
 import { freshDatabase, type TestDatabase } from './index.ts';
 
 let database: TestDatabase;
@@ -31,8 +32,7 @@ test('the role of the example tool sees its own table and nothing of the ledger'
 });
 
 test('the Temporal server answers with our search attributes and keeps closed runs for 30 days', async () => {
-  const { Connection } = await import('@temporalio/client');
-  const connection = await Connection.connect({ address: inject('temporalAddress') });
+  const connection = await connect(inject('temporalEnvironment'));
   const found = await connection.workflowService.describeNamespace({ namespace: 'default' });
   expect(Number(found.config?.workflowExecutionRetentionTtl?.seconds)).toBe(30 * 86_400);
   const attributes = await connection.operatorService.listSearchAttributes({ namespace: 'default' });
