@@ -1,4 +1,5 @@
 // Builds, runs vitest with the arguments given, and ends with the line "N passed, N failed". Fails when no test ran.
+// With --full first, on the full Temporal server: HOLDPOINT_TEST_SERVER=full without a shell.
 import { spawn, spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -10,6 +11,9 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const folder = mkdtempSync(join(tmpdir(), 'holdpoint-results-'));
 const results = join(folder, 'results.json');
 
+const full = process.argv[2] === '--full';
+if (full) process.env.HOLDPOINT_TEST_SERVER = 'full';
+
 const built = spawnSync(process.execPath, [join(root, 'scripts', 'build.mjs')], { cwd: root, stdio: 'inherit' }).status === 0;
 const code = built ? await runVitest() : 1;
 const counts = built ? readCounts(code) : { passed: 0, failed: 1 };
@@ -19,7 +23,7 @@ process.stdout.write(`${counts.passed} passed, ${counts.failed} failed\n`);
 
 function runVitest() {
   const vitest = join(dirname(createRequire(import.meta.url).resolve('vitest/package.json')), 'vitest.mjs');
-  const args = [vitest, 'run', '--reporter=default', '--reporter=json', `--outputFile.json=${results}`, ...process.argv.slice(2)];
+  const args = [vitest, 'run', '--reporter=default', '--reporter=json', `--outputFile.json=${results}`, ...process.argv.slice(full ? 3 : 2)];
   const child = spawn(process.execPath, args, { cwd: root, stdio: 'inherit' });
   // Ctrl-C reaches vitest by itself: wait for it to stop the servers it started.
   process.on('SIGINT', () => {});

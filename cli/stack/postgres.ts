@@ -10,7 +10,7 @@ import { HoldpointError, messageOf } from '../../core/errors.ts';
 import { postgresHome, postgresPrograms, postgresUser, type SystemUser } from './postgres-user.ts';
 import { commandOf, identify, stopProcess } from './processes.ts';
 import { freePort } from './ports.ts';
-import type { Report } from './temporal-binary.ts';
+import type { Report } from './programs.ts';
 
 /** First word of the names of our databases' roles, and the database itself. */
 const DATABASE = 'holdpoint';
@@ -153,8 +153,14 @@ async function stopLeftOver(data: string): Promise<void> {
   else if (found !== undefined) await rm(file, { force: true });
 }
 
+/** After a kill it first syncs every file of its folder and replays its log, and says so: that ends, however slow the disk. */
+const RECOVERING = '57P03';
+const WRONG_PASSWORD = '28P01';
+const PATIENCE_MS = 30_000;
+const RECOVERY_PATIENCE_MS = 300_000;
+
 async function waitForAnswer(url: string, child: ChildProcess): Promise<void> {
-  const deadline = performance.now() + 30_000;
+  const began = performance.now();
   for (;;) {
     if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) throw new Error('the process ended at once');
     const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 2_000 });
@@ -164,7 +170,9 @@ async function waitForAnswer(url: string, child: ChildProcess): Promise<void> {
       await client.query('SELECT 1');
       return;
     } catch (error) {
-      if (performance.now() > deadline || (error as { code?: string }).code === '28P01') throw error;
+      const { code } = error as { code?: string };
+      const patience = code === RECOVERING ? RECOVERY_PATIENCE_MS : PATIENCE_MS;
+      if (performance.now() - began > patience || code === WRONG_PASSWORD) throw error;
       await sleep(30);
     } finally {
       await client.end().catch(() => {});

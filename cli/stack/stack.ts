@@ -12,9 +12,10 @@ import { tryLock } from './lock.ts';
 import { claimPort } from './ports.ts';
 import { startPostgres } from './postgres.ts';
 import { isRunning, stopProcess } from './processes.ts';
+import type { Report } from './programs.ts';
 import { prepareState, readStackFile, writePrivate, type PartRecord, type StackFile, type StatePaths } from './state.ts';
 import { createSupervisor, type Part, type Supervisor } from './supervisor.ts';
-import { ensureTemporal, type Report } from './temporal-binary.ts';
+import { ensureTemporal } from './temporal-binary.ts';
 import { startTemporalRetrying, type TemporalServer } from './temporal.ts';
 
 /** The configuration that comes with the product. */

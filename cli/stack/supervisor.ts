@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { messageOf } from '../../core/errors.ts';
 import { identify, stopProcess } from './processes.ts';
 import type { PartRecord } from './state.ts';
-import type { Report } from './temporal-binary.ts';
+import type { Report } from './programs.ts';
 
 export interface Part {
   name: string;

@@ -1,7 +1,8 @@
 import { chmod, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { cacheDir, ensureTemporal, findTemporal, TEMPORAL_CLI_VERSION } from '../../cli/stack/temporal-binary.ts';
+import { cacheDir } from '../../cli/stack/programs.ts';
+import { ensureTemporal, findTemporal, TEMPORAL_CLI_VERSION } from '../../cli/stack/temporal-binary.ts';
 import { temporaryFolder } from '../support/index.ts';
 
 let folder: Awaited<ReturnType<typeof temporaryFolder>>;

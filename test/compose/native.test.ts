@@ -18,8 +18,9 @@ let door: Door;
 beforeAll(async () => {
   folder = await temporaryFolder('holdpoint-compose-');
   keys = await makeSecrets(folder.path);
-  stack = new NativeStack(folder.path, { TEMPORAL_ADDRESS: inject('temporalAddress') });
-  door = await Door.to(inject('temporalAddress'));
+  const temporal = inject('temporalEnvironment');
+  stack = new NativeStack(folder.path, temporal);
+  door = await Door.to(temporal.TEMPORAL_ADDRESS ?? '');
   await stack.prepareDatabase();
 });
 afterAll(async () => {

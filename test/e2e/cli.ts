@@ -7,6 +7,7 @@ import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { inject } from 'vitest';
 import { isRunning, stopProcess } from '../../cli/stack/processes.ts';
 import type { StackFile } from '../../cli/stack/state.ts';
 import { eventually } from '../support/index.ts';
@@ -34,9 +35,19 @@ export function environment(extra: Record<string, string> = {}): NodeJS.ProcessE
   return { ...Object.fromEntries(own), ...extra };
 }
 
+/**
+ * On the full server `up` is given the test run's, which all stacks share: each has a task queue of its own. On the
+ * embedded one it starts its own.
+ */
+function givenServer(stateDir: string | undefined): Record<string, string> {
+  if (inject('temporalServer') === 'embedded') return {};
+  return { ...inject('temporalEnvironment'), ...(stateDir === undefined ? {} : { HOLDPOINT_TASK_QUEUE: `e2e-${stateDir}` }) };
+}
+
 function start(args: string[], options: CallOptions): ChildProcess {
   const state = options.stateDir === undefined ? [] : ['--state-dir', options.stateDir];
-  return spawn(process.execPath, [MAIN, ...args, ...state], { cwd: options.cwd ?? ROOT, env: environment(options.env), stdio: 'pipe' });
+  const env = environment({ ...givenServer(options.stateDir), ...options.env });
+  return spawn(process.execPath, [MAIN, ...args, ...state], { cwd: options.cwd ?? ROOT, env, stdio: 'pipe' });
 }
 
 /** Runs `holdpoint` to its end. */

@@ -2,7 +2,7 @@ import { readFile, stat, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { once } from 'node:events';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
 import type { ApprovalView, AuditPage, AuditReport, DecisionAnswer, RunView } from '../../client/types.ts';
 import { eventually, temporaryFolder } from '../support/index.ts';
 import { effects, emailRun, holdpoint, holdpointJson, removeState, script, stackFile, startUp, stopUp, type Up } from './cli.ts';
@@ -35,6 +35,8 @@ describe('up', () => {
   test('prints one line with the addresses when everything is ready', () => {
     expect(up.stdout().trimEnd().split('\n')).toHaveLength(1);
     expect(Object.keys(up.addresses).sort()).toEqual(['api_url', 'database_url', 'state_dir', 'temporal_address', 'temporal_web']);
+    if (inject('temporalServer') === 'full')
+      expect(up.addresses).toMatchObject({ temporal_address: inject('temporalEnvironment').TEMPORAL_ADDRESS, temporal_web: null });
     expect(up.addresses.database_url).toMatch(/^postgres:\/\/postgres:/);
     expect(up.addresses.state_dir).toBe(stateDir);
   });
@@ -51,15 +53,18 @@ describe('up', () => {
     expect((await holdpoint(['pending'], { stateDir })).code).toBe(0);
   });
 
-  test('a port that is taken is named together with the flag, and nothing is left behind', async () => {
+  // A server that is given needs no port.
+  const flags = inject('temporalServer') === 'embedded' ? ['--temporal-port', '--web-port', '--api-port'] : ['--api-port'];
+  test.each(flags)('a port that is taken is named together with the flag %s, and nothing is left behind', async (flag) => {
     const server = createServer().listen(0, '127.0.0.1');
     await once(server, 'listening');
     const { port } = server.address() as { port: number };
     const other = join(folder.path, 'taken');
-    const answer = await holdpoint(['up', '--temporal-port', String(port), '--web-port', '0', '--api-port', '0'], { stateDir: other });
+    const ports = Object.entries({ '--temporal-port': '0', '--web-port': '0', '--api-port': '0', [flag]: String(port) });
+    const answer = await holdpoint(['up', ...ports.flat()], { stateDir: other });
     server.close();
     expect(answer.code).toBe(1);
-    expect(answer.stderr).toMatch(new RegExp(`port ${port}.*--temporal-port`, 's'));
+    expect(answer.stderr).toMatch(new RegExp(`port ${port}.*${flag}`, 's'));
     await expect(stackFile(other)).rejects.toThrow();
     await removeState(other);
   });

@@ -1,13 +1,15 @@
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, inject, test } from 'vitest';
 import { isRunning } from '../../cli/stack/processes.ts';
 import type { RunView } from '../../client/types.ts';
 import { eventually, temporaryFolder } from '../support/index.ts';
+import { startOwnServer, type OwnServer } from '../support/own-server.ts';
 import { effects, emailRun, holdpoint, holdpointJson, interruptedUp, killEverything, removeState, stackFile, startUp, stopUp, type Up } from './cli.ts';
 
 let folder: Awaited<ReturnType<typeof temporaryFolder>>;
 let stateDir: string;
 let ups: Up[];
+let server: OwnServer | undefined;
 beforeEach(async () => {
   folder = await temporaryFolder();
   stateDir = join(folder.path, 'state');
@@ -15,12 +17,14 @@ beforeEach(async () => {
 });
 afterEach(async () => {
   for (const up of ups) await stopUp(up);
+  await server?.stop();
+  server = undefined;
   await removeState(stateDir);
   await folder.remove();
 });
 
-async function start(): Promise<Up> {
-  const up = await startUp(stateDir);
+async function start(env: Record<string, string> = {}): Promise<Up> {
+  const up = await startUp(stateDir, [], { env });
   ups.push(up);
   return up;
 }
@@ -40,10 +44,13 @@ async function approveAndEnd(run: RunView): Promise<RunView> {
 }
 
 test('a run that waits survives kill -9 of every process and has exactly one effect after its approval', async () => {
-  const first = await start();
+  // The embedded server is a process of the stack. A full one is not: it has to be killed beside it.
+  if (inject('temporalServer') === 'full') server = await startOwnServer(join(folder.path, 'temporal'));
+  const first = await start(server?.environment);
   const run = await waitingMail();
-  await killEverything(first, stateDir);
-  await start();
+  await Promise.all([killEverything(first, stateDir), server?.kill()]);
+  await server?.restart();
+  await start(server?.environment);
   expect((await approveAndEnd(run)).stop_reason).toBe('completed');
   expect((await effects(stateDir)).map((effect) => effect.run_id)).toEqual([run.run_id]);
 }, 120_000);
@@ -71,7 +78,7 @@ test('a worker that is killed comes back and the run goes on', async () => {
 test('Ctrl-C ends up with 0 and leaves no process', async () => {
   const up = await start();
   const { parts } = await stackFile(stateDir);
-  expect(parts.map((part) => part.name).sort()).toEqual(['PostgreSQL', 'Temporal', 'serve', 'worker']);
+  expect(parts.map((part) => part.name).sort()).toEqual(['PostgreSQL', ...(inject('temporalServer') === 'embedded' ? ['Temporal'] : []), 'serve', 'worker']);
   expect(await stopUp(up)).toBe(0);
   expect(parts.filter(isRunning)).toEqual([]);
 }, 120_000);

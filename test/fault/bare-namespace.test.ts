@@ -1,14 +1,15 @@
 import { join } from 'node:path';
-import { Connection } from '@temporalio/client';
 import { afterAll, beforeAll, expect, inject, test } from 'vitest';
 import { freePorts } from '../../cli/stack/ports.ts';
 import { startTemporal, type TemporalServer } from '../../cli/stack/temporal.ts';
+import { connect, plainEnvironment } from '../support/environment.ts';
 import { temporaryFolder } from '../support/index.ts';
 import { Parts, pendingOf, SEND } from './parts.ts';
 
 const KEYWORD = 2;
 const OURS = ['HoldpointStatus', 'HoldpointAgent', 'HoldpointStopReason'];
 
+/** The embedded server on either switch: how many columns a namespace has for search attributes is its own. */
 let server: TemporalServer;
 let folder: Awaited<ReturnType<typeof temporaryFolder>>;
 beforeAll(async () => {
@@ -22,7 +23,7 @@ afterAll(async () => {
 });
 
 async function attributes(add: string[] = []): Promise<string[]> {
-  const connection = await Connection.connect({ address: server.address });
+  const connection = await connect(plainEnvironment(server.address));
   try {
     if (add.length > 0)
       await connection.operatorService.addSearchAttributes({ namespace: 'default', searchAttributes: Object.fromEntries(add.map((name) => [name, KEYWORD])) });
@@ -34,7 +35,7 @@ async function attributes(add: string[] = []): Promise<string[]> {
 }
 
 async function approveOne(): Promise<{ parts: Parts; runId: string }> {
-  const parts = await Parts.start({ temporalAddress: server.address });
+  const parts = await Parts.start({ temporal: plainEnvironment(server.address) });
   const run = await parts.run([SEND]);
   await parts.as('approver').decide(pendingOf(run), { outcome: 'approved' });
   expect(await parts.stopped(run.run_id)).toMatchObject({ stop_reason: 'completed' });
@@ -78,7 +79,7 @@ test('a namespace that has no room for our search attributes: runs work without 
 });
 
 test('a namespace without our search attributes: the worker registers them, and runs set them', async () => {
-  const connection = await Connection.connect({ address: server.address });
+  const connection = await connect(plainEnvironment(server.address));
   await connection.operatorService.removeSearchAttributes({ namespace: 'default', searchAttributes: ['Theirs0', 'Theirs1', 'Theirs2', 'Theirs3'] });
   await connection.close();
   const { parts, runId } = await approveOne();

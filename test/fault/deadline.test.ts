@@ -1,38 +1,24 @@
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { afterAll, beforeAll, expect, inject, test } from 'vitest';
-import { freePorts } from '../../cli/stack/ports.ts';
-import { startTemporal, type TemporalServer } from '../../cli/stack/temporal.ts';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 import { temporaryFolder } from '../support/index.ts';
+import { startOwnServer, type OwnServer } from '../support/own-server.ts';
 import { Parts, pendingOf, SEND } from './parts.ts';
 
 const TTL = 4;
 const config = `approvals: { ttl_seconds: ${TTL} }\n`;
 
-/** A Temporal server of one's own, with its state in a file, that can be killed and started again on the same ports. */
-let server: TemporalServer;
-let startServer: () => Promise<void>;
+let server: OwnServer;
 let folder: Awaited<ReturnType<typeof temporaryFolder>>;
 let parts: Parts;
 beforeAll(async () => {
   folder = await temporaryFolder();
-  const [port = 0, webPort = 0] = await freePorts(2);
-  startServer = async () => {
-    server = await startTemporal({
-      program: inject('temporalProgram'),
-      port,
-      webPort,
-      dbFile: join(folder.path, 'temporal.db'),
-      logFile: join(folder.path, 'temporal.log'),
-    });
-  };
-  await startServer();
-  parts = await Parts.start({ config, temporalAddress: server.address });
+  server = await startOwnServer(folder.path);
+  parts = await Parts.start({ config, temporal: server.environment });
 });
 afterAll(async () => {
   await parts.close();
-  server.process.kill('SIGKILL');
+  await server.kill();
   await folder.remove();
 });
 
@@ -52,9 +38,9 @@ test('worker stopped, approval in time, Temporal restarted, worker started after
   const run = await parts.run([SEND]);
   await parts.stop('worker');
   expect(await parts.as('approver').decide(pendingOf(run), { outcome: 'approved' })).toMatchObject({ status: 'accepted' });
-  server.process.kill('SIGKILL');
+  await server.kill();
   await afterDeadline(run.pending[0]?.expires_at ?? '');
-  await startServer();
+  await server.restart();
   await parts.startWorker();
   expect(await parts.stopped(run.run_id)).toMatchObject({ stop_reason: 'completed' });
   expect(await parts.effects(run.run_id)).toHaveLength(1);
@@ -62,9 +48,9 @@ test('worker stopped, approval in time, Temporal restarted, worker started after
 
 test('an approval that is committed while Temporal is down is delivered when it is back', async () => {
   const run = await parts.run([SEND]);
-  server.process.kill('SIGKILL');
+  await server.kill();
   expect(await parts.as('approver').decide(pendingOf(run), { outcome: 'approved' })).toMatchObject({ status: 'accepted' });
-  await startServer();
+  await server.restart();
   expect(await parts.stopped(run.run_id)).toMatchObject({ stop_reason: 'completed' });
   expect(await parts.effects(run.run_id)).toHaveLength(1);
 });

@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { fileURLToPath } from 'node:url';
 import { bundleWorkflowCode, DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
 import type { CallInput } from '../../core/run-contract.ts';
+import { connectionOptions } from '../support/environment.ts';
 import type { Parts } from './parts.ts';
 
 Runtime.install({ logger: new DefaultLogger('ERROR') });
@@ -10,7 +11,7 @@ let bundle: Promise<{ code: string }> | undefined;
 
 export async function foreignCall(parts: Parts, workflowId: string, input: CallInput): Promise<unknown> {
   bundle ??= bundleWorkflowCode({ workflowsPath: fileURLToPath(new URL('./foreign-workflow.ts', import.meta.url)), logger: new DefaultLogger('ERROR') });
-  const connection = await NativeConnection.connect({ address: parts.temporalAddress });
+  const connection = await NativeConnection.connect(connectionOptions(parts.temporalEnvironment));
   const taskQueue = `foreign-${randomUUID()}`;
   const worker = await Worker.create({ connection, taskQueue, workflowBundle: await bundle });
   try {

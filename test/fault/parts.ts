@@ -7,12 +7,13 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
-import { Client, Connection } from '@temporalio/client';
+import { Client, type Connection } from '@temporalio/client';
 import { inject } from 'vitest';
 import { createPool, type Pool } from '../../adapters/database.ts';
 import { HoldpointClient } from '../../client/index.ts';
 import type { RunView } from '../../client/types.ts';
 import type { RunFile } from '../../core/contracts.ts';
+import { connect, type TemporalEnvironment } from '../support/environment.ts';
 import { eventually, freshDatabase, temporaryFolder, type TestDatabase } from '../support/index.ts';
 
 const ROOT = fileURLToPath(new URL('../../', import.meta.url));
@@ -28,7 +29,10 @@ export interface Effect {
 export interface PartsOptions {
   /** Policy file; the tools are the examples. */
   config?: string;
-  temporalAddress?: string;
+  /** The standard Temporal environment of another server than the test run's. */
+  temporal?: TemporalEnvironment;
+  /** Superuser's address of another PostgreSQL server than the test run's, with the template. */
+  databaseServer?: string;
   /** More variables for one of the processes. */
   worker?: Record<string, string>;
   serve?: Record<string, string>;
@@ -59,7 +63,7 @@ export class Parts {
 
   /** Both processes running. */
   static async start(options: PartsOptions = {}): Promise<Parts> {
-    const parts = new Parts(await temporaryFolder('holdpoint-parts-'), await freshDatabase(), options);
+    const parts = new Parts(await temporaryFolder('holdpoint-parts-'), await freshDatabase(options.databaseServer), options);
     await parts.#prepare();
     await parts.startServe();
     await parts.startWorker();
@@ -88,8 +92,7 @@ export class Parts {
     return {
       PATH: process.env.PATH ?? '',
       DATABASE_URL: databaseUrl,
-      TEMPORAL_ADDRESS: this.temporalAddress,
-      TEMPORAL_CONFIG_FILE: '/nonexistent/temporal.toml',
+      ...this.temporalEnvironment,
       HOLDPOINT_TASK_QUEUE: this.taskQueue,
       HOLDPOINT_CONFIG: join(this.folder, 'holdpoint.yaml'),
       HOLDPOINT_JWKS: join(this.folder, 'jwks.json'),
@@ -97,8 +100,8 @@ export class Parts {
     };
   }
 
-  get temporalAddress(): string {
-    return this.#options.temporalAddress ?? inject('temporalAddress');
+  get temporalEnvironment(): TemporalEnvironment {
+    return this.#options.temporal ?? inject('temporalEnvironment');
   }
 
   async startServe(extra: Record<string, string> = {}): Promise<void> {
@@ -160,7 +163,7 @@ export class Parts {
   }
 
   async temporal(): Promise<Client> {
-    this.#connection ??= await Connection.connect({ address: this.temporalAddress });
+    this.#connection ??= await connect(this.temporalEnvironment);
     return new Client({ connection: this.#connection });
   }
 

@@ -15,8 +15,8 @@ afterAll(() => parts.close());
 
 /** Temporal's own command line, as anybody with access to the namespace has it. */
 async function signal(runId: string, name: string, ...input: string[]): Promise<void> {
-  await exec(inject('temporalProgram'), ['workflow', 'signal', '--address', parts.temporalAddress, '--workflow-id', runId, '--name', name, ...input], {
-    env: { PATH: process.env.PATH ?? '', HOME: '/nonexistent' },
+  await exec(inject('temporalProgram'), ['workflow', 'signal', '--workflow-id', runId, '--name', name, ...input], {
+    env: { PATH: process.env.PATH ?? '', HOME: '/nonexistent', ...parts.temporalEnvironment },
   });
 }
 const json = (value: unknown): string[] => ['--input', JSON.stringify(value)];

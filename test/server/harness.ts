@@ -2,7 +2,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Client, Connection } from '@temporalio/client';
+import { Client } from '@temporalio/client';
 import { inject } from 'vitest';
 import { appendAudit, ledgerNow, lockHead } from '../../adapters/chain.ts';
 import { createPool, type Pool, transaction } from '../../adapters/database.ts';
@@ -14,6 +14,7 @@ import { readServerConfig, type ServerConfig } from '../../server/config.ts';
 import type { Log } from '../../server/ports.ts';
 import { type Service, startService } from '../../server/service.ts';
 import { runsOnTemporal } from '../../server/temporal-runs.ts';
+import { connect } from '../support/environment.ts';
 import { freshDatabase, temporaryFolder, type TestDatabase } from '../support/index.ts';
 
 export const quiet: Log = { debug() {}, info() {}, warn() {}, error() {} };
@@ -74,7 +75,7 @@ export async function startTestService(options: { policy?: string; approvers?: n
     HOLDPOINT_TEMPORAL_WEB: 'http://127.0.0.1:8233/',
     HOLDPOINT_TASK_QUEUE: `nobody-${database.name}`,
   };
-  const connection = await Connection.connect({ address: inject('temporalAddress') });
+  const connection = await connect(inject('temporalEnvironment'));
   const temporal = new Client({ connection });
   const pools = {
     admin: createPool(database.adminUrl, { name: 'test' }),

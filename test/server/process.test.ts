@@ -36,7 +36,7 @@ function serve(change: Record<string, string> = {}): Running {
     stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
     env: {
       PATH: process.env['PATH'],
-      TEMPORAL_ADDRESS: inject('temporalAddress'),
+      ...inject('temporalEnvironment'),
       DATABASE_URL: database.serveUrl,
       HOLDPOINT_CONFIG: at('holdpoint.yaml'),
       HOLDPOINT_KEYS_DIR: at('keys'),

@@ -4,22 +4,23 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { TestProject } from 'vitest/node';
-import { migrate } from '../../adapters/database.ts';
-import { prepareExamples } from '../../cli/stack/examples.ts';
 import { abandonedHomes } from '../../cli/stack/postgres-user.ts';
 import { startPostgres, stopPostgres } from '../../cli/stack/postgres.ts';
 import { identify, stopProcess } from '../../cli/stack/processes.ts';
 import { ensureTemporal } from '../../cli/stack/temporal-binary.ts';
 import { startTemporalRetrying } from '../../cli/stack/temporal.ts';
-import pg from 'pg';
-import { PASSWORDS, TEMPLATE } from './names.ts';
+import { plainEnvironment, serverKind, type ServerKind, type TemporalEnvironment } from './environment.ts';
+import { startFullServer } from './full-server.ts';
+import { ensureServerBinaries } from './server-binaries.ts';
+import { makeTemplate } from './template.ts';
 
 declare module 'vitest' {
   export interface ProvidedContext {
     /** Superuser's address of an empty database; use `freshDatabase()`. */
     adminDatabaseUrl: string;
-    temporalAddress: string;
-    temporalWeb: string;
+    temporalServer: ServerKind;
+    /** A client's, certificate included. */
+    temporalEnvironment: TemporalEnvironment;
     temporalProgram: string;
     /** JavaScript file for `Worker.create({ workflowBundle: { codePath } })`; empty while there are no workflows. */
     workflowBundlePath: string;
@@ -33,6 +34,7 @@ const report = (message: string): void => void process.stderr.write(`${message}\
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   for (const { home, stateFolder } of await abandonedHomes()) if (stateFolder.startsWith(PREFIX)) await rm(home, { recursive: true, force: true });
+  const kind = serverKind();
   const folder = await mkdtemp(PREFIX);
   const stops: (() => Promise<void>)[] = [];
   const teardown = async (): Promise<void> => {
@@ -41,10 +43,12 @@ export default async function setup(project: TestProject): Promise<() => Promise
   };
   try {
     const program = await ensureTemporal(report);
-    const [postgres, temporal, bundle] = await Promise.all([database(folder, stops), server(program, folder, stops), workflowBundle(folder)]);
-    project.provide('adminDatabaseUrl', postgres);
-    project.provide('temporalAddress', temporal.address);
-    project.provide('temporalWeb', temporal.web);
+    const postgres = database(folder, stops);
+    const temporal = kind === 'full' ? fullServer(program, folder, postgres, stops) : embeddedServer(program, folder, stops);
+    const [databaseUrl, environment, bundle] = await Promise.all([postgres, temporal, workflowBundle(folder)]);
+    project.provide('adminDatabaseUrl', databaseUrl);
+    project.provide('temporalServer', kind);
+    project.provide('temporalEnvironment', environment);
     project.provide('temporalProgram', program);
     project.provide('workflowBundlePath', bundle);
   } catch (error) {
@@ -65,25 +69,20 @@ async function database(folder: string, stops: (() => Promise<void>)[]): Promise
   return started.adminUrl;
 }
 
-/** Tests copy this database: roles belong to the whole server, so only one process may make them. */
-async function makeTemplate(adminUrl: string): Promise<void> {
-  const client = new pg.Client({ connectionString: adminUrl });
-  await client.connect();
-  await client.query(`CREATE DATABASE ${TEMPLATE}`);
-  await client.end();
-  const url = new URL(adminUrl);
-  url.pathname = `/${TEMPLATE}`;
-  await migrate(url.href, PASSWORDS);
-  await prepareExamples(url.href, PASSWORDS.examples);
+async function fullServer(program: string, folder: string, postgres: Promise<string>, stops: (() => Promise<void>)[]): Promise<TemporalEnvironment> {
+  const binaries = await ensureServerBinaries(report);
+  const server = await startFullServer({ binaries, program, databaseAdminUrl: await postgres, folder: join(folder, 'temporal') });
+  stops.push(server.stop);
+  return server.environment;
 }
 
-async function server(program: string, folder: string, stops: (() => Promise<void>)[]): Promise<{ address: string; web: string }> {
+async function embeddedServer(program: string, folder: string, stops: (() => Promise<void>)[]): Promise<TemporalEnvironment> {
   const started = await startTemporalRetrying({ program, port: 0, webPort: 0, logFile: join(folder, 'temporal.log') });
   stops.push(async () => {
     const identity = started.process.pid === undefined ? undefined : identify(started.process.pid);
     if (identity !== undefined) await stopProcess(identity, ['SIGTERM', 'SIGKILL'], 5_000);
   });
-  return started;
+  return plainEnvironment(started.address);
 }
 
 async function workflowBundle(folder: string): Promise<string> {

@@ -20,8 +20,7 @@ export interface TestDatabase {
 }
 
 /** A migrated, empty database of one's own. Call it once per test file, `drop()` it in `afterAll`. */
-export async function freshDatabase(): Promise<TestDatabase> {
-  const server = inject('adminDatabaseUrl');
+export async function freshDatabase(server: string = inject('adminDatabaseUrl')): Promise<TestDatabase> {
   const name = `t_${randomBytes(8).toString('hex')}`;
   await withAdmin(server, (client) => client.query(`CREATE DATABASE ${name} TEMPLATE ${TEMPLATE}`));
   const url = new URL(server);

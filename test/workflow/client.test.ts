@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { Client, Connection } from '@temporalio/client';
+import { Client } from '@temporalio/client';
 import { afterAll, beforeAll, expect, inject, test } from 'vitest';
 import {
   cancelRun,
@@ -13,12 +13,13 @@ import {
 } from '../../client/temporal.ts';
 import { freePort } from '../../cli/stack/ports.ts';
 import { ERROR_TABLE } from '../../core/errors.ts';
+import { connect } from '../support/environment.ts';
 import { call, executed, gated, startHarness, type Harness } from './harness.ts';
 
 let harness: Harness;
 let client: TemporalClient;
 beforeAll(async () => {
-  process.env.TEMPORAL_ADDRESS = inject('temporalAddress');
+  Object.assign(process.env, inject('temporalEnvironment'));
   [harness, client] = await Promise.all([startHarness(), connectTemporal()]);
 });
 afterAll(async () => {
@@ -118,7 +119,7 @@ test('a cancelled run is closed as CANCELED', async () => {
 });
 
 test('a namespace that is not there is no run that is gone', async () => {
-  const connection = await Connection.connect({ address: inject('temporalAddress') });
+  const connection = await connect(inject('temporalEnvironment'));
   const lost = new Client({ connection, namespace: 'nowhere' });
   await expect(deliverDecision(lost, { run_id: 'r', outcome: 'denied', pending_id: 'p', token: 't' })).rejects.toMatchObject({ code: 'temporal_unreachable' });
   await expect(describeRun(lost, 'r')).rejects.toMatchObject({ code: 'temporal_unreachable' });

@@ -4,6 +4,7 @@ import { afterAll, beforeAll, expect, inject, test } from 'vitest';
 import { freePort } from '../../cli/stack/ports.ts';
 import { LIMITS } from '../../core/words.ts';
 import type { CallInput, RequestState, VerifyInput } from '../../core/run-contract.ts';
+import { plainEnvironment } from '../support/environment.ts';
 import { eventually } from '../support/index.ts';
 import { approved, call, executed, gated, open, refusedState, startHarness, waiting, type Harness, type ScriptedRun } from './harness.ts';
 import { replayAndKeep } from './recordings.ts';
@@ -27,7 +28,7 @@ beforeAll(async () => {
   const connection = await eventually(() => Connection.connect({ address, connectTimeout: 500 }).catch(() => undefined), 'the server answers');
   await eventually(() => connection.workflowService.describeNamespace({ namespace: 'default' }).catch(() => undefined), 'the namespace is there');
   await connection.close();
-  harness = await startHarness({ address });
+  harness = await startHarness({ temporal: plainEnvironment(address) });
 });
 afterAll(async () => {
   await harness?.stop();

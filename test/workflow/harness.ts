@@ -1,7 +1,7 @@
 /** Runs the real workflow on the real Temporal server with activities that answer from a script and note what they were asked. */
 import { randomUUID } from 'node:crypto';
 import { activityInfo } from '@temporalio/activity';
-import { Client, Connection, type WorkflowHandle } from '@temporalio/client';
+import { Client, type WorkflowHandle } from '@temporalio/client';
 import { DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
 import { inject } from 'vitest';
 import type {
@@ -20,6 +20,7 @@ import type {
   VerifyInput,
 } from '../../core/run-contract.ts';
 import type { StopReason } from '../../core/words.ts';
+import { connect, connectionOptions, type TemporalEnvironment } from '../support/environment.ts';
 import { eventually } from '../support/index.ts';
 
 export type Verb = keyof AgentActivities;
@@ -162,10 +163,10 @@ const activities: AgentActivities = {
   },
 };
 
-export async function startHarness(options: { address?: string; maxCachedWorkflows?: number } = {}): Promise<Harness> {
-  const address = options.address ?? inject('temporalAddress');
+export async function startHarness(options: { temporal?: TemporalEnvironment; maxCachedWorkflows?: number } = {}): Promise<Harness> {
+  const environment = options.temporal ?? inject('temporalEnvironment');
   const taskQueue = `workflow-test-${randomUUID()}`;
-  const [native, connection] = await Promise.all([NativeConnection.connect({ address }), Connection.connect({ address })]);
+  const [native, connection] = await Promise.all([NativeConnection.connect(connectionOptions(environment)), connect(environment)]);
   const worker = await Worker.create({
     connection: native,
     taskQueue,

@@ -33,17 +33,8 @@ async function signalRaw(run: ScriptedRun, signalName: string, payloads: Payload
 }
 
 async function signalByCli(run: ScriptedRun, name: string, ...args: string[]): Promise<void> {
-  await promisify(execFile)(inject('temporalProgram'), [
-    'workflow',
-    'signal',
-    '--address',
-    inject('temporalAddress'),
-    '--workflow-id',
-    run.handle.workflowId,
-    '--name',
-    name,
-    ...args,
-  ]);
+  const env = { PATH: process.env.PATH, HOME: '/nonexistent', ...inject('temporalEnvironment') };
+  await promisify(execFile)(inject('temporalProgram'), ['workflow', 'signal', '--workflow-id', run.handle.workflowId, '--name', name, ...args], { env });
 }
 
 /** Numbers of Temporal's causes with which the server itself gives a task again while signals pour in: unhandled command, too many buffered events. */

@@ -27,7 +27,7 @@ beforeAll(async () => {
     HOLDPOINT_CONFIG: policy,
     HOLDPOINT_JWKS: join(folder.path, 'jwks.json'),
     HOLDPOINT_TASK_QUEUE: `process-${folder.path}`,
-    TEMPORAL_ADDRESS: inject('temporalAddress'),
+    ...inject('temporalEnvironment'),
   };
 });
 afterAll(async () => {

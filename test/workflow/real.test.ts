@@ -43,7 +43,7 @@ const act = (name: string, kind: 'read' | 'write') =>
   });
 
 beforeAll(async () => {
-  process.env.TEMPORAL_ADDRESS = inject('temporalAddress');
+  Object.assign(process.env, inject('temporalEnvironment'));
   [database, folder, temporal] = await Promise.all([freshDatabase(), temporaryFolder('holdpoint-real-'), connectTemporal()]);
   const at = (name: string): string => join(folder.path, name);
   await writeFile(at('holdpoint.yaml'), POLICY);
