@@ -10,12 +10,17 @@ pg.types.setTypeParser(pg.types.builtins.INT8, Number);
 export type Pool = pg.Pool;
 export type Client = pg.PoolClient;
 
-/** A pool that gives up on a stuck transaction instead of holding a run's lock for ever. */
-export function createPool(databaseUrl: string, options: { max?: number; name: string }): Pool {
+/**
+ * A pool that gives up on a stuck transaction instead of holding a run's lock for ever.
+ *
+ * @param options.pipeline statements are sent without waiting for the answer of the one before
+ */
+export function createPool(databaseUrl: string, options: { max?: number; name: string; pipeline?: boolean }): Pool {
   const pool = new pg.Pool({
     connectionString: databaseUrl,
     max: options.max ?? 20,
     application_name: options.name,
+    pipeline: options.pipeline ?? false,
     connectionTimeoutMillis: 10_000,
     keepAlive: true,
     statement_timeout: 30_000,
@@ -46,7 +51,10 @@ export async function transaction<T>(pool: Pool, work: (client: Client) => Promi
   const client = await connect(pool);
   let broken: Error | undefined;
   try {
-    await client.query('BEGIN');
+    const begun = client.query('BEGIN');
+    // On a pipelined connection what follows is sent with it, and fails if it fails.
+    if (client.pipeline) begun.catch(() => {});
+    else await begun;
     const result = await work(client);
     await client.query('COMMIT');
     return result;

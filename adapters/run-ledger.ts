@@ -48,6 +48,8 @@ export class PostgresRunLedger implements RunLedger {
   readonly #client: Client;
   readonly #head: ChainHead;
   #now: Date;
+  readonly #writes: Promise<unknown>[] = [];
+  #appended: Promise<void> = Promise.resolve();
 
   constructor(client: Client, head: ChainHead, firstExecutionId: string) {
     this.#client = client;
@@ -70,6 +72,21 @@ export class PostgresRunLedger implements RunLedger {
     return this.#now;
   }
 
+  /** Sends a write whose first two parameters are the run's key and does not wait for it: the connection keeps the order. */
+  #write(sql: string, ...parameters: unknown[]): void {
+    this.#send(this.#rows(sql, ...parameters));
+  }
+
+  #send(write: Promise<unknown>): void {
+    write.catch(() => {});
+    this.#writes.push(write);
+  }
+
+  /** Waits for all writes that were sent. Rejects with the first that failed. */
+  async written(): Promise<void> {
+    await Promise.all(this.#writes);
+  }
+
   async run(): Promise<RunRow | undefined> {
     const [row] = await this.#rows<StateRow>(`SELECT ${STATE_COLUMNS} FROM run_states WHERE run_id = $1 AND first_execution_id = $2`);
     return row && runOf(row);
@@ -81,7 +98,7 @@ export class PostgresRunLedger implements RunLedger {
   }
 
   async insertRun(row: Omit<RunRow, 'stop' | 'usage'>, input: RunFile): Promise<void> {
-    await this.#rows(
+    this.#write(
       `INSERT INTO run_states (run_id, first_execution_id, registered, agent, owner, requester, goal, ttl_seconds, input)
        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
        ON CONFLICT DO NOTHING`,
@@ -102,14 +119,14 @@ export class PostgresRunLedger implements RunLedger {
   }
 
   async stopRun(stop: Stop): Promise<void> {
-    await this.#rows(
+    this.#write(
       `UPDATE run_states SET stop = $3, stopped_at = clock_timestamp() WHERE run_id = $1 AND first_execution_id = $2 AND stop IS NULL`,
       JSON.stringify(stop),
     );
   }
 
   async addUsage(delta: { steps?: number; tool_calls?: number; active_ms?: number; usd?: number }): Promise<void> {
-    await this.#rows(
+    this.#write(
       `UPDATE run_states SET steps = steps + $3, tool_calls = greatest(0, tool_calls + $4), active_ms = active_ms + $5, usd = usd + $6
        WHERE run_id = $1 AND first_execution_id = $2`,
       delta.steps ?? 0,
@@ -124,11 +141,11 @@ export class PostgresRunLedger implements RunLedger {
   }
 
   async insertStep(step: number): Promise<void> {
-    await this.#rows('INSERT INTO run_steps (run_id, first_execution_id, step) VALUES ($1, $2, $3)', step);
+    this.#write('INSERT INTO run_steps (run_id, first_execution_id, step) VALUES ($1, $2, $3)', step);
   }
 
   async settleStep(step: number, used: { usd: number; active_ms: number }): Promise<void> {
-    await this.#rows(
+    this.#write(
       'UPDATE run_steps SET usd = usd + $4, active_ms = active_ms + $5 WHERE run_id = $1 AND first_execution_id = $2 AND step = $3',
       step,
       used.usd,
@@ -144,7 +161,7 @@ export class PostgresRunLedger implements RunLedger {
     row: Pick<CallRow, 'call_id' | 'step' | 'position' | 'tool' | 'kind' | 'tool_hash' | 'args_hash' | 'reason' | 'status'>,
     toolCalls: 0 | 1,
   ): Promise<void> {
-    await this.#rows(
+    this.#write(
       `WITH counted AS (UPDATE run_states SET tool_calls = tool_calls + $12 WHERE run_id = $1 AND first_execution_id = $2 AND $12 <> 0)
        INSERT INTO calls (run_id, first_execution_id, call_id, step, position, tool, kind, tool_hash, args_hash, reason, status)
        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
@@ -164,11 +181,11 @@ export class PostgresRunLedger implements RunLedger {
   async updateCall(callId: string, change: Partial<Omit<CallRow, 'call_id' | 'step' | 'position'>>, activeMs?: number): Promise<void> {
     const written = { ...change, ...(change.stop === undefined ? {} : { stop: JSON.stringify(change.stop) }) };
     const stamp = change.status === 'executing' ? ', claimed_at = clock_timestamp()' : change.status === 'done' ? ', finished_at = clock_timestamp()' : '';
-    await this.#update('calls', written, stamp, 'run_id = $1 AND first_execution_id = $2 AND call_id = $3', callId, activeMs);
+    this.#update('calls', written, stamp, 'run_id = $1 AND first_execution_id = $2 AND call_id = $3', callId, activeMs);
   }
 
   /** Column names come from the code, never from outside. */
-  async #update(table: string, change: object, extra: string, where: string, id: string, activeMs?: number): Promise<void> {
+  #update(table: string, change: object, extra: string, where: string, id: string, activeMs?: number): void {
     const entries = Object.entries(change);
     const sets = entries.map(([column], index) => `${column} = $${index + 4}`).join(', ');
     const values = [this.run_id, this.first_execution_id, id, ...entries.map(([, value]) => storable(value))];
@@ -177,8 +194,11 @@ export class PostgresRunLedger implements RunLedger {
         ? ''
         : `WITH used AS (UPDATE run_states SET active_ms = active_ms + $${values.push(Math.round(activeMs))} WHERE run_id = $1 AND first_execution_id = $2) `;
     const sql = `${used}UPDATE ${table} SET ${sets}${extra} WHERE ${where}`;
-    const result = await this.#client.query(prepared(sql, values));
-    if (result.rowCount !== 1) throw new HoldpointError('internal', `${table} has no row ${id} of run ${this.run_id}`);
+    const write = async (): Promise<void> => {
+      const { rowCount } = await this.#client.query(prepared(sql, values));
+      if (rowCount !== 1) throw new HoldpointError('internal', `${table} has no row ${id} of run ${this.run_id}`);
+    };
+    this.#send(write());
   }
 
   async countRefused(argsHash: string): Promise<number> {
@@ -197,7 +217,7 @@ export class PostgresRunLedger implements RunLedger {
   }
 
   async insertArguments(argsHash: string, tool: string, canonical: string): Promise<void> {
-    await this.#query('INSERT INTO arguments (args_hash, tool, canonical) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING', [argsHash, tool, canonical]);
+    this.#send(this.#query('INSERT INTO arguments (args_hash, tool, canonical) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING', [argsHash, tool, canonical]));
   }
 
   /** Only requests of this run: a foreign `pending_id` is not there. */
@@ -212,18 +232,19 @@ export class PostgresRunLedger implements RunLedger {
     const place = (column: keyof NewRequest): string => `$${entries.findIndex(([name]) => name === column) + 3}`;
     const columns = entries.map(([column]) => column).join(', ');
     const values = entries.map((_, index) => `$${index + 3}`).join(', ');
-    const [made] = await this.#rows<{ calls: number }>(
-      `WITH waiting AS (
+    const sql = `WITH waiting AS (
          UPDATE calls SET status = 'waiting', pending_id = ${place('pending_id')}, tool_hash = ${place('tool_hash')}, args_hash = ${place('args_hash')}
          WHERE run_id = $1 AND first_execution_id = $2 AND call_id = ${place('call_id')} RETURNING 1)
-       INSERT INTO approval_requests (run_id, first_execution_id, ${columns}) VALUES ($1, $2, ${values}) RETURNING (SELECT count(*)::int FROM waiting) AS calls`,
-      ...entries.map(([, value]) => value),
-    );
-    if (made?.calls !== 1) throw new HoldpointError('internal', `run ${this.run_id} has no call ${row.call_id} that could wait`);
+       INSERT INTO approval_requests (run_id, first_execution_id, ${columns}) VALUES ($1, $2, ${values}) RETURNING (SELECT count(*)::int FROM waiting) AS calls`;
+    const write = async (): Promise<void> => {
+      const [made] = await this.#rows<{ calls: number }>(sql, ...entries.map(([, value]) => value));
+      if (made?.calls !== 1) throw new HoldpointError('internal', `run ${this.run_id} has no call ${row.call_id} that could wait`);
+    };
+    this.#send(write());
   }
 
   async updateRequest(pendingId: string, change: Partial<Pick<RequestRow, 'status' | 'quorum' | 'resolved_at' | 'usable_until' | 'rejected'>>): Promise<void> {
-    await this.#update('approval_requests', change, '', 'run_id = $1 AND first_execution_id = $2 AND pending_id = $3', pendingId);
+    this.#update('approval_requests', change, '', 'run_id = $1 AND first_execution_id = $2 AND pending_id = $3', pendingId);
   }
 
   openRequests(): Promise<RequestRow[]> {
@@ -258,6 +279,9 @@ export class PostgresRunLedger implements RunLedger {
   }
 
   async append(facts: AuditFacts): Promise<void> {
-    await appendAudit(this.#client, this.#head, facts, this.#now);
+    // An event stands on the one before it, and whether that was added is known only when it was.
+    await this.#appended;
+    this.#appended = appendAudit(this.#client, this.#head, facts, this.#now);
+    this.#send(this.#appended);
   }
 }

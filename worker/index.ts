@@ -144,7 +144,7 @@ function healthOf(worker: Worker, at: { host: string; port: number }, { pool, li
 }
 
 async function openPool(config: WorkerConfig): Promise<Pool> {
-  const pool = createPool(config.databaseUrl, { name: 'holdpoint-worker', max: 20 });
+  const pool = createPool(config.databaseUrl, { name: 'holdpoint-worker', max: 20, pipeline: true });
   try {
     await refuseOldSchema(pool);
     return pool;

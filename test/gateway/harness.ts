@@ -67,7 +67,9 @@ export async function createHarness(): Promise<Harness> {
   const database = await freshDatabase();
   const folder = await mkdtemp(join(tmpdir(), 'holdpoint-keys-'));
   const keys = await openSigningKeys({ dir: join(folder, 'private'), jwksFile: join(folder, 'jwks.json') });
-  const [admin, worker, serve] = [database.adminUrl, database.workerUrl, database.serveUrl].map((url) => createPool(url, { name: 'test', max: 12 }));
+  const [admin, worker, serve] = [database.adminUrl, database.workerUrl, database.serveUrl].map((url) =>
+    createPool(url, { name: 'test', max: 12, pipeline: true }),
+  );
   if (!admin || !worker || !serve) throw new Error('no pools');
   await admin.query(
     `INSERT INTO approvers (principal, roles) VALUES ('alice', '{approver}'), ('bob', '{approver}'), ('olga', '{operator,approver}'), ('eve', '{operator}')`,
