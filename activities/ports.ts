@@ -1,6 +1,7 @@
 /** What the outside must provide to the gateway. Implemented in `adapters/`. */
 import type { AuditFacts } from '../core/audit.ts';
 import type { ApprovalClaims, PolicyFile, RunFile } from '../core/contracts.ts';
+import type { Conditions } from '../core/policy-facts.ts';
 import type { Stop, Usage } from '../core/run-contract.ts';
 import type { RequestStatus } from '../core/words.ts';
 import type { PlannerInput, ToolContext } from './define.ts';
@@ -35,6 +36,8 @@ export interface Planners {
 export interface LoadedPolicy {
   readonly policy: PolicyFile;
   readonly policy_hash: string;
+  /** Its conditions, parsed and planned once. */
+  readonly conditions: Conditions;
 }
 export interface PolicySource {
   current(): LoadedPolicy;
@@ -93,6 +96,8 @@ export interface RequestRow {
   call_id: string;
   tool: string;
   kind: 'read' | 'write';
+  /** Of the tool as it was shown: conditions may look at it. */
+  idempotent: boolean;
   tool_hash: string;
   args_hash: string;
   preview: string;
