@@ -66,7 +66,7 @@ interface ParsedPolicy extends Pick<LoadedPolicyFile, 'policy' | 'warnings' | 'u
 
 /** Text of a policy file. `filename` is only shown. */
 export function parsePolicy(text: string, filename: string): ParsedPolicy {
-  const parsed = readYaml(text, filename, PolicyFile, { code: 'invalid_config', remarks: NOT_YET });
+  const parsed = readYaml(text, filename, PolicyFile, { code: 'invalid_config', remarks: NOT_YET, ownKeysOnly: true });
   const problems = [...duplicateRules(parsed), ...faultyConditions(parsed), ...unknownTiers(parsed), ...unknownRoles(parsed)];
   if (problems.length > 0) throw problemsError('invalid_config', problems);
   return {

@@ -28,10 +28,17 @@ export interface YamlOptions {
   code: ErrorCode;
   /** What to say of a key that is not known, by its path with `*` for any one part: `tiers.*.limits`. */
   remarks?: Readonly<Record<string, string>>;
+  /** True: the file has no data of others in it. A key `__proto__` is refused then: records of names would drop it in silence. */
+  ownKeysOnly?: boolean;
 }
 
 /** @throws HoldpointError with one line per problem, `file:line:column: message`; its `details.problems` are {@link FileProblem}s */
-export function readYaml<S extends z.ZodType>(text: string, file: string, schema: S, { code, remarks = {} }: YamlOptions): ParsedFile<z.output<S>> {
+export function readYaml<S extends z.ZodType>(
+  text: string,
+  file: string,
+  schema: S,
+  { code, remarks = {}, ownKeysOnly = false }: YamlOptions,
+): ParsedFile<z.output<S>> {
   const lines = new LineCounter();
   const list = parsedDocuments(text, file, lines, code);
   const at = (offset: number): { line: number; column: number } => {
@@ -50,6 +57,8 @@ export function readYaml<S extends z.ZodType>(text: string, file: string, schema
   const place: Place = (path, onKey = false) => at(offsetOf(document, path, onKey));
   const alias = document && aliasOffset(document);
   if (alias !== undefined) fail([{ file, ...at(alias), path: '', message: 'anchors and aliases are not taken: write the value out' }]);
+  const odd = ownKeysOnly && document ? protoOffset(document) : undefined;
+  if (odd !== undefined) fail([{ file, ...at(odd), path: '__proto__', message: 'unknown key: nothing can have this name' }]);
   const parsed = schema.safeParse(document?.toJS() ?? {});
   if (parsed.success) {
     const inside = (path: Path, offset: number): { line: number; column: number } =>
@@ -91,6 +100,18 @@ function aliasOffset(document: Document.Parsed): number | undefined {
     if (!isAlias(node)) return undefined;
     offset = node.range?.[0] ?? 0;
     return visit.BREAK;
+  });
+  return offset;
+}
+
+function protoOffset(document: Document.Parsed): number | undefined {
+  let offset: number | undefined;
+  visit(document, {
+    Pair(_key, { key }) {
+      if (!isScalar(key) || key.value !== '__proto__') return undefined;
+      offset = key.range?.[0] ?? 0;
+      return visit.BREAK;
+    },
   });
   return offset;
 }
