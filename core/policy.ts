@@ -89,7 +89,8 @@ function appliedRule(rule: Rule, answer: Exclude<ConditionAnswer, false>): Appli
   return { rule, effect: problem === undefined ? rule.effect : 'approval_required', problem };
 }
 
-function outsideScope(policy: PolicyFile, call: PolicyCall): Finding | undefined {
+/** Why a call is denied before any rule is looked at, or undefined. */
+export function outsideScope(policy: PolicyFile, call: PolicyCall): Finding | undefined {
   const { tool } = call;
   const { tool_allowlist: allowlist, tool_blocklist: blocklist } = policy.policy;
   if (matchesAny(blocklist, tool)) return { outcome: 'deny', rule: 'policy.tool_blocklist', reason: `${tool} is on the blocklist` };
