@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { compileConditions, conditionFaults } from '../../adapters/cel.ts';
 import { canonical } from '../../adapters/hashing.ts';
@@ -81,6 +82,19 @@ describe('a condition sees', () => {
       if (before === undefined) delete process.env.TZ;
       else process.env.TZ = before;
     }
+  });
+});
+
+describe('the guide', () => {
+  const guide = readFileSync(new URL('../../docs/policy.md', import.meta.url), 'utf8');
+  const shown = /```\n(args\.[^`]*)```/.exec(guide)?.[1]?.trimEnd().split('\n') ?? [];
+
+  test.each(shown.map((line) => line.split(/ {3,}/)[0] ?? ''))('shows %s, which is a condition', (when) => {
+    expect(faults(when)).toEqual([]);
+  });
+
+  test('shows several', () => {
+    expect(shown.length).toBeGreaterThan(5);
   });
 });
 
