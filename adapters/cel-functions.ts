@@ -23,10 +23,14 @@ import { strings } from '@bufbuild/cel/ext';
 import { timestampDate, timestampFromMs, TimestampSchema } from '@bufbuild/protobuf/wkt';
 import { RE2JS } from '@bufbuild/re2';
 
-/** Work that one condition may do, in elements looked at; about ten milliseconds. */
+/** Work that one condition may do; twenty milliseconds as a rule, sixty when each step of it fails. */
 const BUDGET = 100_000;
-/** A pattern walks its text, and may hold many states while it does. */
+/** For each character: a pattern walks its text, and may hold many states while it does. */
 const MATCH_COST = 4;
+/** For each element that a macro walks over. */
+const STEP_COST = 4;
+/** Reading a zone's clock; making the reader takes longest. */
+const ZONE_COST = 200;
 /** Characters that cost as much as one element. */
 const CHARACTERS = 16;
 
@@ -76,7 +80,7 @@ export function conditionFunctions(): ConditionFunctions {
     ...[...standard, ...harmless(strings)].filter(isCostly).map((func) => metered(func, meter, charge)),
     ...harmless(strings).filter((func) => !isCostly(func)),
     ...CONVERSIONS,
-    ...TIMES,
+    ...timesOf(charge),
     matches,
     celFunc('_+_', [LIST, LIST], LIST, (left, right) => {
       charge(1 + (left.size + right.size) / 4);
@@ -86,7 +90,7 @@ export function conditionFunctions(): ConditionFunctions {
     celFunc('@in', [STRING, MAP], BOOL, (key, map) => map.get(key) !== undefined),
     celFunc(HAS, [MAP, STRING], BOOL, (map, key) => map.get(key) !== undefined),
     celFunc(RANGE, [DYN], DYN, (range) => {
-      charge(1 + (isCelList(range) || isCelMap(range) ? range.size : 0));
+      charge(1 + (isCelList(range) || isCelMap(range) ? range.size * STEP_COST : 0));
       return range;
     }),
   ];
@@ -151,27 +155,30 @@ function inRange(value: bigint, least: bigint, most: bigint): bigint {
 }
 
 /** The library counts in the process's own time zone, where an hour is missing once a year: two processes may disagree. */
-const TIMES: CelFunc[] = (
-  [
-    ['getFullYear', (date) => date.getUTCFullYear()],
-    ['getMonth', (date) => date.getUTCMonth()],
-    ['getDate', (date) => date.getUTCDate()],
-    ['getDayOfMonth', (date) => date.getUTCDate() - 1],
-    ['getDayOfWeek', (date) => date.getUTCDay()],
-    ['getDayOfYear', (date) => Math.floor((date.getTime() - Date.UTC(date.getUTCFullYear(), 0, 1)) / 86_400_000)],
-    ['getHours', (date) => date.getUTCHours()],
-    ['getMinutes', (date) => date.getUTCMinutes()],
-    ['getSeconds', (date) => date.getUTCSeconds()],
-    ['getMilliseconds', (date) => date.getUTCMilliseconds()],
-  ] satisfies [string, (date: Date) => number][]
-).flatMap(([name, part]) => [
-  celMethod(name, TIMESTAMP, [], INT, function () {
-    return BigInt(part(timestampDate(this.message)));
-  }),
-  celMethod(name, TIMESTAMP, [STRING], INT, function (zone) {
-    return BigInt(part(wallClock(timestampDate(this.message), zone)));
-  }),
-]);
+const TIME_PARTS: readonly [string, (date: Date) => number][] = [
+  ['getFullYear', (date) => date.getUTCFullYear()],
+  ['getMonth', (date) => date.getUTCMonth()],
+  ['getDate', (date) => date.getUTCDate()],
+  ['getDayOfMonth', (date) => date.getUTCDate() - 1],
+  ['getDayOfWeek', (date) => date.getUTCDay()],
+  ['getDayOfYear', (date) => Math.floor((date.getTime() - Date.UTC(date.getUTCFullYear(), 0, 1)) / 86_400_000)],
+  ['getHours', (date) => date.getUTCHours()],
+  ['getMinutes', (date) => date.getUTCMinutes()],
+  ['getSeconds', (date) => date.getUTCSeconds()],
+  ['getMilliseconds', (date) => date.getUTCMilliseconds()],
+];
+
+function timesOf(charge: (cost: number) => void): CelFunc[] {
+  return TIME_PARTS.flatMap(([name, part]) => [
+    celMethod(name, TIMESTAMP, [], INT, function () {
+      return BigInt(part(timestampDate(this.message)));
+    }),
+    celMethod(name, TIMESTAMP, [STRING], INT, function (zone) {
+      charge(ZONE_COST);
+      return BigInt(part(wallClock(timestampDate(this.message), zone)));
+    }),
+  ]);
+}
 
 /** A date whose UTC parts are what clocks in the zone show: `+02:00`, `Europe/Berlin`. @throws for a zone that nobody knows */
 function wallClock(at: Date, zone: string): Date {

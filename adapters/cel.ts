@@ -22,6 +22,8 @@ export function conditionFaults(when: string): ConditionFault[] {
 /** Values that a condition may be given, and levels of them: more than a tool's arguments may have. */
 const MAX_NODES = 50_000;
 const MAX_DEPTH = 200;
+/** The library's words may quote a text of any length. */
+const MAX_DETAIL = 300;
 
 /** The conditions of a policy, parsed and planned. One that cannot be read answers with a problem. */
 export function compileConditions(policy: PolicyFile): Conditions {
@@ -49,10 +51,21 @@ interface Given {
 function evaluate(program: Program, { bindings, nodes }: Given): ConditionAnswer {
   const { meter } = functions;
   Object.assign(meter, { spent: 0, nodes, exhausted: false });
-  const result = program(bindings);
+  const result = withoutStackTraces(() => program(bindings));
   if (typeof result === 'boolean') return result;
   if (!isCelError(result)) return { problem: 'not_boolean', detail: 'it gives neither true nor false' };
-  return { problem: meter.exhausted ? 'too_large' : problemIn(result.message), detail: result.message };
+  return { problem: meter.exhausted ? 'too_large' : problemIn(result.message), detail: result.message.slice(0, MAX_DETAIL) };
+}
+
+/** A macro goes on over errors: where each came from would be most of its time, and nobody reads it. */
+function withoutStackTraces<T>(work: () => T): T {
+  const limit = Error.stackTraceLimit;
+  Error.stackTraceLimit = 0;
+  try {
+    return work();
+  } finally {
+    Error.stackTraceLimit = limit;
+  }
 }
 
 /** The library has no codes for its errors; a test pins these words. Whatever is not recognised is a problem all the same. */

@@ -245,6 +245,15 @@ describe('what is made to be slow', () => {
     expect(inTime(() => answer(when, { args: list(2_000) }))).toBe('too_large');
   });
 
+  test.each([
+    ['args.l.all(a, args.missing == a)', 'missing_field'],
+    ['args.l.exists(a, a > "x")', 'type_mismatch'],
+    ['args.l.all(a, now.getHours(string(a)) > 0)', 'failed'],
+  ])('%s, where every one of twenty thousand elements fails', (when, problem) => {
+    expect(['too_large', problem]).toContain(inTime(() => answer(when, { args: list(20_000) })));
+    expect(new Error('x').stack).toContain('conditions.test.ts');
+  });
+
   test('what is usual is not too large: a hundred lines with a pattern each', () => {
     const args = { lines: Array.from({ length: 100 }, (_, n) => ({ sku: `sku-${n}`, n })) };
     expect(answer('args.lines.all(l, l.sku.matches("^sku-[0-9]+$") && l.n < 100.0) && args.lines.map(l, l.n).size() == 100', { args })).toBe(true);
