@@ -49,7 +49,7 @@ export async function engagedSwitch(ledger: RunLedger, loaded: LoadedPolicy, run
 
 /** Votes that the policy in force asks for this request; never fewer than when it was made. */
 export async function requiredQuorum(ledger: RunLedger, loaded: LoadedPolicy, run: RunRow, request: RequestRow): Promise<number> {
-  const tool = { name: request.tool, kind: request.kind, idempotent: request.idempotent };
+  const tool = { name: request.tool, kind: request.kind, idempotent: request.idempotent, tier: request.tool_tier ?? undefined };
   const args = hasConditions(loaded.policy) ? await storedArguments(ledger, request) : undefined;
   const call = policyCall({ run_id: ledger.run_id, run, tool, args, reserved: true, now: await timeFor(ledger, loaded) });
   return votesNeeded(evaluatePolicy(loaded.policy, call, loaded.conditions), request.quorum);

@@ -11,6 +11,8 @@ export interface RegisteredTool {
   readonly name: string;
   readonly kind: 'read' | 'write';
   readonly idempotent: boolean;
+  /** What its definition says; the policy file may say otherwise. */
+  readonly tier: string | undefined;
   /** `sha256:` of the canonical form of `{name, kind, idempotent, input JSON Schema, version}`. */
   readonly tool_hash: string;
   readonly timeoutMs: number;
@@ -98,6 +100,8 @@ export interface RequestRow {
   kind: 'read' | 'write';
   /** Of the tool as it was shown: conditions may look at it. */
   idempotent: boolean;
+  /** As the tool's definition said when it was shown. */
+  tool_tier: string | null;
   tool_hash: string;
   args_hash: string;
   preview: string;

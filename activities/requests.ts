@@ -20,6 +20,7 @@ export async function createRequest(ctx: CallContext, proposal: Proposal, rule: 
     tool: proposal.tool.name,
     kind: proposal.tool.kind,
     idempotent: proposal.tool.idempotent,
+    tool_tier: proposal.tool.tier ?? null,
     tool_hash: proposal.tool.tool_hash,
     args_hash: proposal.args_hash,
     preview: proposal.tool.preview(proposal.value),

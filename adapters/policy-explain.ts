@@ -19,6 +19,7 @@ export const ExplainedCall = z.strictObject({
   /** Of a tool that no module registers; a registered one has its own. */
   kind: z.enum(['read', 'write']).optional(),
   idempotent: z.boolean().optional(),
+  tool_tier: Identifier.optional(),
   agent: Identifier.optional(),
   owner: Identifier.optional(),
   requester: z.string().max(200).optional(),
@@ -57,7 +58,7 @@ export interface Explanation {
   /** Why the call is out of scope; null when it is inside. */
   scope: string | null;
   /** What puts the tool into a tier, rules aside. */
-  tiers: { pattern: string; tier: string; line: number }[];
+  tiers: { pattern: string; tier: string; line: number | null }[];
   /** Rules that speak of the tool and of who takes part, in the order of the file. */
   rules: ExplainedRule[];
   decision: PolicyDecision;
@@ -78,9 +79,7 @@ export function explainCall(file: LoadedPolicyFile, tools: Tools, given: Explain
     kind: call.kind,
     notes: [...notes, ...missingRoles(file, call)],
     scope: scope?.reason ?? null,
-    tiers: Object.entries(policy.policy.tool_tiers ?? {}).flatMap(([pattern, tier]) =>
-      matchesTool(pattern, call.tool) ? [{ pattern, tier, line: file.placeOf(['policy', 'tool_tiers', pattern]).line }] : [],
-    ),
+    tiers: tierSources(file, call),
     rules: considered.map((one) => explainedRule(file, one)),
     decision: found,
     line: lineOf(file, found.rule),
@@ -104,6 +103,7 @@ function readCall(tools: Tools, given: ExplainedCall, present: Date): { call: Po
     run: { ...used, ...(goal === undefined ? {} : { goal }) },
     now: given.now === undefined ? present : new Date(given.now),
     ...(idempotent === undefined ? {} : { idempotent }),
+    tool_tier: tool?.tier ?? given.tool_tier,
     ...(agent === undefined ? {} : { agent }),
     ...(owner === undefined ? {} : { owner }),
     ...(requester === undefined ? {} : { requester }),
@@ -127,6 +127,13 @@ function missingRoles({ policy }: LoadedPolicyFile, call: PolicyCall): string[] 
     ...(policy.agents && agent.name === undefined ? ['the call names no agent: it has no role'] : []),
     ...(policy.owners && owner === null ? ['the call names no owner: it has no role'] : []),
   ];
+}
+
+/** The tool's own definition has no line. */
+function tierSources({ policy, placeOf }: LoadedPolicyFile, { tool, tool_tier: defined }: PolicyCall): Explanation['tiers'] {
+  const named = Object.entries(policy.policy.tool_tiers ?? {}).filter(([pattern]) => matchesTool(pattern, tool));
+  if (named.length === 0 && defined !== undefined) return [{ pattern: tool, tier: defined, line: null }];
+  return named.map(([pattern, tier]) => ({ pattern, tier, line: placeOf(['policy', 'tool_tiers', pattern]).line }));
 }
 
 function explainedRule(file: LoadedPolicyFile, { rule, answer }: ConsideredRule): ExplainedRule {

@@ -4,7 +4,7 @@ import { dirname, isAbsolute, resolve } from 'node:path';
 import type { LoadedPolicy } from '../activities/ports.ts';
 import { PolicyFile } from '../core/contracts.ts';
 import { HoldpointError, messageOf } from '../core/errors.ts';
-import { DEFAULT_TIER, HIGH_TIER, LOW_TIER } from '../core/tiers.ts';
+import { DEFAULT_TIER, knownTiers } from '../core/tiers.ts';
 import { compileConditions, conditionFaults } from './cel.ts';
 import { hashJson } from './hashing.ts';
 import { EXAMPLES } from './modules.ts';
@@ -98,7 +98,7 @@ function faultyConditions({ value, problemAt }: ParsedFile<PolicyFile>): FilePro
 /** A tier that nobody defined would ask for nothing of its own, whatever its name promises. */
 function unknownTiers({ value, problemAt }: ParsedFile<PolicyFile>): FileProblem[] {
   const { tiers = {}, policy } = value;
-  const known = [HIGH_TIER, DEFAULT_TIER, LOW_TIER, ...Object.keys(tiers)];
+  const known = knownTiers(value);
   const used: [readonly PropertyKey[], string][] = [
     ...policy.rules.flatMap(({ tier }, index): [readonly PropertyKey[], string][] => (tier === undefined ? [] : [[['policy', 'rules', index, 'tier'], tier]])),
     ...Object.entries(policy.tool_tiers ?? {}).map(([pattern, tier]): [readonly PropertyKey[], string] => [['policy', 'tool_tiers', pattern], tier]),

@@ -1,6 +1,7 @@
 /** Rules that look right and do nothing: warnings about a policy file that can be used. */
 import type { PolicyFile, Rule } from '../core/contracts.ts';
 import { matchesAny, matchesTool } from '../core/glob.ts';
+import { knownTiers } from '../core/tiers.ts';
 import type { FileProblem, ParsedFile } from './yaml-source.ts';
 
 type Parsed = ParsedFile<PolicyFile>;
@@ -78,4 +79,17 @@ export function unmatchedPatterns({ value, problemAt }: Parsed, names: readonly 
   return [...places, ...keys].flatMap(([path, pattern]) =>
     names.some((name) => matchesTool(pattern, name)) ? [] : [problemAt(path, `${pattern} matches no registered tool`)],
   );
+}
+
+/** A tool may name a tier that this file never heard of: its calls have that name then, and nothing else of it. */
+export function undefinedTiers(
+  file: string,
+  { policy, placeOf }: { policy: PolicyFile; placeOf(path: Path): { line: number; column: number } },
+  tools: readonly { name: string; tier: string | undefined }[],
+): FileProblem[] {
+  const known = knownTiers(policy);
+  return tools.flatMap(({ name, tier }) => {
+    if (tier === undefined || known.includes(tier)) return [];
+    return [{ file, ...placeOf(['tiers']), path: 'tiers', message: `${name} is of tier ${tier}, which is not defined here` }];
+  });
 }

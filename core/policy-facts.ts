@@ -18,6 +18,8 @@ export interface PolicyCall {
   /** False: the API did not start this run. */
   readonly verified: boolean;
   readonly idempotent?: boolean;
+  /** What the tool's definition says; `policy.tool_tiers` may say otherwise. */
+  readonly tool_tier?: string | undefined;
   readonly agent?: string;
   readonly owner?: string | null;
   readonly requester?: string | null;
@@ -87,7 +89,7 @@ export interface CallRows {
     readonly goal: string;
     readonly usage: Usage;
   };
-  readonly tool: { readonly name: string; readonly kind: 'read' | 'write'; readonly idempotent: boolean };
+  readonly tool: { readonly name: string; readonly kind: 'read' | 'write'; readonly idempotent: boolean; readonly tier: string | undefined };
   /** Undefined: erased, or not the ones that were hashed. */
   readonly args: unknown;
   /** True when the call has its place in the budget already. */
@@ -102,6 +104,7 @@ export function policyCall({ run_id, run, tool, args, reserved, now }: CallRows)
     tool: tool.name,
     kind: tool.kind,
     idempotent: tool.idempotent,
+    tool_tier: tool.tier,
     verified: run.registered,
     agent,
     owner,

@@ -55,7 +55,7 @@ export function considerRules(policy: PolicyFile, call: PolicyCall, conditions: 
 
 export function decidePolicy(policy: PolicyFile, call: PolicyCall, considered: readonly ConsideredRule[]): PolicyDecision {
   const applied = considered.flatMap(({ rule, answer }) => (answer === false ? [] : [appliedRule(rule, answer)]));
-  const named = [...tiersOfTool(policy, call.tool), ...applied.flatMap(({ rule }) => rule.tier ?? [])];
+  const named = [...tiersOfTool(policy, call.tool, call.tool_tier), ...applied.flatMap(({ rule }) => rule.tier ?? [])];
   const about: Case = { policy, call, applied, tier: strictestTier(policy, named) };
   const finding =
     outsideScope(policy, call) ??

@@ -8,15 +8,21 @@ export const HIGH_TIER = 'high';
 /** Goes through unasked unless something else asks. */
 export const LOW_TIER = 'low';
 
+/** Names that need no entry in the file, and those that have one. */
+export function knownTiers(policy: PolicyFile): string[] {
+  return [...new Set([HIGH_TIER, DEFAULT_TIER, LOW_TIER, ...Object.keys(policy.tiers ?? {})])];
+}
+
 /** What a tier sets of its own. Nothing for one that the file only names. */
 export function tierTerms(policy: PolicyFile, tier: string): { ttl_seconds?: number | undefined; quorum?: number | undefined } {
   const { tiers } = policy;
   return (tiers !== undefined && Object.hasOwn(tiers, tier) ? tiers[tier] : undefined) ?? {};
 }
 
-/** Tiers that the file puts a tool into, rules aside. */
-export function tiersOfTool(policy: PolicyFile, tool: string): string[] {
-  return Object.entries(policy.policy.tool_tiers ?? {}).flatMap(([pattern, tier]) => (matchesTool(pattern, tool) ? [tier] : []));
+/** Tiers that a tool is in, rules aside: those that the file names, else the one of its own definition. */
+export function tiersOfTool(policy: PolicyFile, tool: string, defined: string | undefined): string[] {
+  const named = Object.entries(policy.policy.tool_tiers ?? {}).flatMap(([pattern, tier]) => (matchesTool(pattern, tool) ? [tier] : []));
+  return named.length > 0 || defined === undefined ? named : [defined];
 }
 
 /** The strictest of the tiers that were named; the default one when none was. */

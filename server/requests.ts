@@ -22,9 +22,9 @@ export async function requiredQuorums(client: Client, policy: PolicySource, requ
   return new Map(
     requests.map((request) => {
       const { canonical, goal, ...usage } = details.get(request.pending_id) ?? NO_DETAILS;
-      const { agent, owner, requester, kind, idempotent } = request;
+      const { agent, owner, requester, kind, idempotent, tool_tier } = request;
       const run = { registered: owner !== null, agent, owner, requester, goal, usage };
-      const tool = { name: request.tool, kind, idempotent };
+      const tool = { name: request.tool, kind, idempotent, tier: tool_tier ?? undefined };
       const args = canonical === null ? undefined : matching(canonical, request)?.value;
       const call = policyCall({ run_id: request.run_id, run, tool, args, reserved: true, now });
       return [request.pending_id, votesNeeded(evaluatePolicy(loaded.policy, call, loaded.conditions), request.quorum)];

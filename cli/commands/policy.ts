@@ -3,6 +3,7 @@ import { access } from 'node:fs/promises';
 import { ExplainedCall, type ExplainedRule, explainCall, type Explanation } from '../../adapters/policy-explain.ts';
 import { loadPolicyFile } from '../../adapters/policy-file.ts';
 import { type FixtureResult, runFixtures } from '../../adapters/policy-fixtures.ts';
+import { undefinedTiers } from '../../adapters/policy-lint.ts';
 import { loadTools } from '../../adapters/tools.ts';
 import { formatProblem, readYaml } from '../../adapters/yaml-source.ts';
 import { ERROR_TABLE } from '../../core/errors.ts';
@@ -20,7 +21,7 @@ export async function check(file: string | undefined, options: CommonOptions & {
   const tools = await loadTools(loaded.tools);
   const names = tools.list().map((tool) => tool.name);
   if (names.length === 0) tell('note: the file names no tool modules, so it is not checked which tools there are');
-  const warnings = [...loaded.warnings, ...(names.length === 0 ? [] : loaded.unmatched(names))];
+  const warnings = [...loaded.warnings, ...(names.length === 0 ? [] : loaded.unmatched(names)), ...undefinedTiers(path, loaded, tools.list())];
   const refused = options.strict === true && warnings.length > 0;
   if (context.json) printJson({ ok: !refused, file: path, policy_hash, warnings });
   else {
@@ -73,7 +74,10 @@ function printExplanation(path: string, { tool, kind, notes, scope, tiers, rules
   printFields([
     ['call', visible(`${tool}, a ${kind}`)],
     ['scope', scope === null ? 'inside' : visible(`outside: ${scope}`)],
-    ['tier', [decision.tier, ...tiers.map((one) => `${one.pattern} is ${one.tier}, ${path}:${one.line}`)].join('; ')],
+    [
+      'tier',
+      [decision.tier, ...tiers.map((one) => `${one.pattern} is ${one.tier}, ${one.line === null ? 'by its definition' : `${path}:${one.line}`}`)].join('; '),
+    ],
     ['rules', firstRule],
     ...otherRules.map((rule): [string, string] => ['', rule]),
     ['outcome', styled('bold', decision.outcome)],

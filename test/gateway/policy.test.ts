@@ -154,6 +154,16 @@ describe('tiers and roles', () => {
     expect(rows).toEqual(['execution_started', 'allow'].map((outcome) => ({ outcome, rule: 'tiers.low', tier: 'low' })));
   });
 
+  test('the tier of a tool’s definition counts for both sides', async () => {
+    h.useTools([defineTool({ name: 'billing.refund', tier: 'high', input: z.strictObject({ amount: z.number() }), execute: async () => ({}) })]);
+    h.usePolicy({ tiers: { high: { quorum: 2 } }, ...rules({ effect: 'allow' }) });
+    const request = pending(await refund(5));
+    expect(request).toMatchObject({ tier: 'high', rule: 'tiers.high', quorum: 2 });
+    h.usePolicy({ tiers: { high: { quorum: 3 } }, ...rules({ effect: 'allow' }) });
+    expect((await h.decide(request.pending_id)).status).toBe('quorum_pending');
+    expect((await h.decide(request.pending_id, 'approved', 'bob')).status).toBe('quorum_pending');
+  });
+
   test('a tool outside the roles of the agent is denied before anything is asked', async () => {
     h.usePolicy({ policy: { role_tools: { mail: ['email.*'] } }, agents: { support: { roles: ['mail'] } }, approvals: { required_for: ['billing.refund'] } });
     expect(await refund(5)).toMatchObject({ status: 'refused', stop: { stop_reason: 'policy_denied', rule: 'policy.role_tools' } });

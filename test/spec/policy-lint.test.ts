@@ -1,6 +1,7 @@
 /** What is wrong with a policy file, and what looks right and does nothing: each with its place. */
 import { describe, expect, test } from 'vitest';
 import { loadedPolicy, parsePolicy } from '../../adapters/policy-file.ts';
+import { undefinedTiers } from '../../adapters/policy-lint.ts';
 import { isHoldpointError } from '../../core/errors.ts';
 import { evaluatePolicy } from '../../core/policy.ts';
 
@@ -106,6 +107,14 @@ describe('a rule that decides nothing is a warning', () => {
     const found = parsePolicy('policy: { tool_tiers: { "crm.*": high, x: low }, role_tools: { a: [y, x] } }', 'p.yaml').unmatched(['x']);
     expect(found.map(({ line, column, path }) => `${line}:${column} ${path}`)).toEqual(['1:68 policy.role_tools.a.0', '1:34 policy.tool_tiers.crm.*']);
   });
+});
+
+test('a tool of a tier that the file does not define is a warning', () => {
+  const parsed = parsePolicy('version: 1\ntiers: { money: { quorum: 2 } }\n', 'p.yaml');
+  const tools = ['money', 'high', 'gold', undefined].map((tier, n) => ({ name: `tool${n}`, tier }));
+  expect(undefinedTiers('p.yaml', parsed, tools)).toEqual([
+    { file: 'p.yaml', line: 2, column: 8, path: 'tiers', message: 'tool2 is of tier gold, which is not defined here' },
+  ]);
 });
 
 test('a loaded policy evaluates its own conditions', () => {

@@ -88,6 +88,13 @@ describe('a tier', () => {
     expect(decide({ policy: { tool_tiers: { 'billing.*': 'low' } } })).toMatchObject({ tier: 'low' });
   });
 
+  test('of the tool’s own definition counts while the file names none for the tool', () => {
+    expect(decide({}, { tool_tier: 'high' })).toMatchObject({ tier: 'high', outcome: 'approval_required', rule: 'tiers.high' });
+    expect(decide({}, { tool_tier: 'low' })).toMatchObject({ tier: 'low', outcome: 'allow' });
+    expect(decide({ policy: { tool_tiers: { 'billing.*': 'low' } } }, { tool_tier: 'high' })).toMatchObject({ tier: 'low' });
+    expect(decide(rules(rule('a', 'allow', undefined, { tier: 'high' })), { tool_tier: 'low' })).toMatchObject({ tier: 'high' });
+  });
+
   test('named by a rule whose condition does not hold is not named', () => {
     expect(decide(rules(rule('a', 'approval_required', 'args.amount > 900.0', { tier: 'high' })))).toMatchObject({ tier: 'default' });
   });
