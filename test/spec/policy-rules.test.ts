@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest';
 import type { z } from 'zod';
 import { compileConditions } from '../../adapters/cel.ts';
 import { PolicyFile, type Rule } from '../../core/contracts.ts';
-import { evaluatePolicy, type PolicyDecision } from '../../core/policy.ts';
+import { considerRules, evaluatePolicy, type PolicyDecision } from '../../core/policy.ts';
 import type { ConditionAnswer, PolicyCall } from '../../core/policy-facts.ts';
 
 type Written = z.input<typeof PolicyFile>;
@@ -196,14 +196,52 @@ describe('roles', () => {
   });
 });
 
-describe('for every policy with conditions', () => {
-  const answers = new Map<string, ConditionAnswer>([
-    ['yes', true],
-    ['no', false],
-    ['missing', { problem: 'missing_field', detail: '' }],
-    ['large', { problem: 'too_large', detail: '' }],
-  ]);
-  const conditions = () => (when: string) => answers.get(when) ?? false;
+/** Conditions in CEL that hold, do not, or cannot be told, by arguments that are random too. */
+const REAL = {
+  when: fc.constantFrom(
+    'args.n > 2.0',
+    'args.n <= 2.0 || args.s == "a"',
+    'args.s.startsWith("a")',
+    'has(args.l) && args.l.exists(x, x > 1.0)',
+    'args.l.all(x, x < args.n)',
+    '!(args.s in ["a", "b"])',
+    '"a" in agent.roles',
+    'owner != null && owner.name == "ann"',
+    'args.__proto__.n > 0.0 || args.constructor == "c"',
+    'args.n',
+    undefined,
+  ),
+  args: fc.oneof(
+    fc.record(
+      {
+        n: fc.oneof(fc.integer({ min: 0, max: 5 }), fc.string()),
+        s: fc.constantFrom('a', 'b', '', 7),
+        l: fc.array(fc.integer({ min: 0, max: 3 }), { maxLength: 4 }),
+      },
+      { requiredKeys: [] },
+    ),
+    fc.json().map((text) => JSON.parse(text) as unknown),
+    fc.constantFrom(JSON.parse('{"__proto__":{"n":1},"constructor":"c"}') as unknown, null, [], 'text'),
+  ),
+  conditions: (policy: PolicyFile) => compileConditions(policy),
+};
+/** The same with answers that are given: every kind, at once. */
+const ANSWERS = new Map<string, ConditionAnswer>([
+  ['yes', true],
+  ['no', false],
+  ['missing', { problem: 'missing_field', detail: '' }],
+  ['large', { problem: 'too_large', detail: '' }],
+]);
+const GIVEN = {
+  when: fc.constantFrom('yes', 'no', 'missing', 'large', undefined),
+  args: fc.constant({}),
+  conditions: (_policy: PolicyFile) => () => (when: string) => ANSWERS.get(when) ?? { problem: 'missing_field' as const, detail: '' },
+};
+
+describe.each([
+  ['in CEL', REAL],
+  ['with given answers', GIVEN],
+])('for every policy with conditions %s', (_name, { when, args, conditions }) => {
   const tier = fc.constantFrom('high', 'low', 'default', 'money', 'small', undefined);
   const tools = ['email.send', 'crm.update', 'crm.delete', 'search.read'];
   const pattern = fc.constantFrom('*', 'crm.*', '*.send', 'nothing.*', ...tools);
@@ -211,7 +249,7 @@ describe('for every policy with conditions', () => {
     .record({
       tools: fc.array(pattern, { minLength: 1, maxLength: 2 }),
       effect: fc.constantFrom('allow' as const, 'deny' as const, 'approval_required' as const),
-      when: fc.constantFrom('yes', 'no', 'missing', 'large', undefined),
+      when,
       tier,
       quorum: fc.option(fc.integer({ min: 1, max: 4 }), { nil: undefined }),
       ttl_seconds: fc.option(fc.integer({ min: 1, max: 900 }), { nil: undefined }),
@@ -256,8 +294,9 @@ describe('for every policy with conditions', () => {
     verified: fc.boolean(),
     agent: fc.constantFrom('helper', 'stranger'),
     owner: fc.constantFrom('ann', 'bob', null),
+    args,
   });
-  const judge = (policy: PolicyFile, about: PolicyCall): PolicyDecision => evaluatePolicy(policy, about, conditions);
+  const judge = (policy: PolicyFile, about: PolicyCall): PolicyDecision => evaluatePolicy(policy, about, conditions(policy));
   const STRICTNESS = { allow: 0, approval_required: 1, deny: 2 };
   const RUNS = { numRuns: 500 };
 
@@ -289,11 +328,11 @@ describe('for every policy with conditions', () => {
   test('a condition that cannot be evaluated never lets a call through, nor its rule do less than if the condition held', () => {
     fc.assert(
       fc.property(file, anyCall, (from, about) => {
-        const odd = from.rules.map((one) => (one.when === 'yes' ? { ...one, when: 'missing' } : one));
+        const told = considerRules(parsed(from), about, conditions(parsed(from))).flatMap(({ rule: { id }, answer }) => (answer === true ? [id] : []));
+        const odd = from.rules.map((one) => (one.when !== undefined && told.includes(one.id) ? { ...one, when: 'args.no.such.field' } : one));
         const [holds, errs] = [judge(parsed(from), about), judge(parsed(from, odd), about)];
         expect(STRICTNESS[errs.outcome]).toBeGreaterThanOrEqual(STRICTNESS[holds.outcome]);
-        const allowing = odd.filter(({ id }) => id === errs.rule);
-        if (errs.outcome === 'allow') expect(allowing.every(({ when }) => when === undefined || when === 'yes')).toBe(true);
+        if (errs.outcome === 'allow') expect(odd.filter(({ id }) => id === errs.rule).every((one) => one.when === undefined)).toBe(true);
       }),
       RUNS,
     );
