@@ -116,12 +116,9 @@ function isCostly(func: CelFunc): boolean {
 /** The same function, paid for by the size of what it is given. */
 function metered(func: CelFunc, meter: Meter, charge: (cost: number) => void): CelFunc {
   const deep = DEEP.includes(func.name);
-  const costOf = (value: CelValue | undefined): number => {
-    if (typeof value === 'string' || value instanceof Uint8Array) return value.length / CHARACTERS;
-    return deep && (isCelList(value) || isCelMap(value)) ? value.size + meter.nodes : 0;
-  };
   const run = (target: CelValue | undefined, args: CelValue[]): CelInput => {
-    charge(args.reduce((sum: number, value) => sum + costOf(value), 1 + costOf(target)));
+    const given = target === undefined ? args : [target, ...args];
+    charge(given.reduce((sum: number, value) => sum + lengthOf(value) / CHARACTERS, 1) + (deep ? comparing(given, meter.nodes) : 0));
     const result = func.call(0, target, args);
     if (result === undefined || isCelError(result)) throw result ?? new Error('no overload');
     return result;
@@ -131,6 +128,14 @@ function metered(func: CelFunc, meter: Meter, charge: (cost: number) => void): C
   return celMethod(name, target, types, result, function (...args: CelValue[]) {
     return run(this, args);
   });
+}
+
+const lengthOf = (value: CelValue): number => (typeof value === 'string' || value instanceof Uint8Array ? value.length : 0);
+
+/** Two lists or maps are compared to the bottom; something else in a list is compared with each of its elements. */
+function comparing(given: readonly CelValue[], nodes: number): number {
+  const sizes = given.flatMap((value) => (isCelList(value) || isCelMap(value) ? [value.size] : []));
+  return sizes.reduce((sum, size) => sum + size, 0) + (sizes.length > 1 ? nodes : 0);
 }
 
 function decimal(text: string, form: RegExp, what: string): string {

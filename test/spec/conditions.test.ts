@@ -259,6 +259,12 @@ describe('what is made to be slow', () => {
     expect(answer('args.lines.all(l, l.sku.matches("^sku-[0-9]+$") && l.n < 100.0) && args.lines.map(l, l.n).size() == 100', { args })).toBe(true);
   });
 
+  test('what is small beside large arguments is not too large', () => {
+    const args = { ...list(40_000), currency: 'EUR' };
+    const once = '(args.currency in ["USD", "EUR"] && "support" in agent.roles && args.currency != "GBP")';
+    expect(answer(Array(15).fill(once).join(' && '), { args })).toBe(true);
+  });
+
   test('one condition that did too much takes nothing from the next', () => {
     const policy = PolicyFile.parse({
       policy: {
