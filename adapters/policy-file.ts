@@ -62,7 +62,7 @@ export function loadedPolicy(policy: PolicyFile): LoadedPolicy {
   return { policy, policy_hash: hashJson(policy), conditions: compileConditions(policy) };
 }
 
-interface ParsedPolicy extends Pick<LoadedPolicyFile, 'policy' | 'warnings' | 'unmatched' | 'placeOf'> {}
+type ParsedPolicy = Pick<LoadedPolicyFile, 'policy' | 'warnings' | 'unmatched' | 'placeOf'>;
 
 /** Text of a policy file. `filename` is only shown. */
 export function parsePolicy(text: string, filename: string): ParsedPolicy {
