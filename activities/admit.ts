@@ -133,7 +133,7 @@ async function insertCall(ctx: CallContext, call: NewCall, toolCalls: 0 | 1): Pr
 async function admitNew(ctx: CallContext, proposal: Proposal): Promise<Admission> {
   const { tool, args_hash, canonical } = proposal;
   await ctx.ledger.insertArguments(args_hash, tool.name, canonical);
-  const verdict = await judge(ctx, tool, false);
+  const verdict = await judge(ctx, proposal, false);
   const lives = verdict.outcome === 'allow' || verdict.outcome === 'approval_required';
   await insertCall(ctx, { tool: tool.name, kind: tool.kind, tool_hash: tool.tool_hash, args_hash }, lives ? 1 : 0);
   return applyVerdict(ctx, proposal, undefined, verdict);
@@ -156,7 +156,7 @@ async function admitChanged(ctx: CallContext, proposal: Proposal, known: CallRow
     await ctx.ledger.insertArguments(args_hash, tool.name, canonical);
     await ctx.ledger.updateCall(known.call_id, { args_hash, tool_hash: tool.tool_hash, kind: tool.kind });
   }
-  return applyVerdict(ctx, proposal, known, await judge(ctx, tool, true));
+  return applyVerdict(ctx, proposal, known, await judge(ctx, proposal, true));
 }
 
 /** @param known the call's row when it has its place in the budget already */
@@ -179,7 +179,7 @@ async function applyVerdict(ctx: CallContext, proposal: Proposal, known: CallRow
 /** An attempt claimed this call and never told how it ended. */
 async function admitInterrupted(ctx: CallContext, proposal: Proposal, known: CallRow): Promise<Admission> {
   const repeatable = (proposal.tool.kind === 'read' || proposal.tool.idempotent) && proposal.tool.tool_hash === known.tool_hash;
-  const verdict = repeatable ? await judge(ctx, proposal.tool, true) : undefined;
+  const verdict = repeatable ? await judge(ctx, proposal, true) : undefined;
   if (verdict?.outcome === 'allow' || (verdict?.outcome === 'approval_required' && known.pending_id !== null)) {
     return {
       type: 'execute',

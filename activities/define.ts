@@ -20,6 +20,8 @@ export interface ToolDefinition<S extends z.ZodType = z.ZodType> {
   kind?: 'read' | 'write';
   /** True: calling again with the same `idempotency_key` is one effect. Absent = false: then an interrupted call is never repeated. */
   idempotent?: boolean;
+  /** Risk tier while `policy.tool_tiers` names none for this tool: `high`, `low`, or one of `tiers`. */
+  tier?: string;
   /** Part of the tool's hash: raise it when the meaning changes and the schema does not. */
   version?: string;
   /** Schema of the arguments. Make objects strict: an unknown key should be refused, not dropped. */

@@ -1,9 +1,10 @@
 /** Kill switch, budgets, policy: asked for every call, and again before a granted one executes. */
 import { exhaustedBudget } from '../core/budget.ts';
-import { evaluatePolicy } from '../core/policy.ts';
+import { evaluatePolicy, votesNeeded } from '../core/policy.ts';
+import { hasConditions, policyCall } from '../core/policy-facts.ts';
 import type { Stop } from '../core/run-contract.ts';
-import { type CallContext, stopOf } from './call-context.ts';
-import type { LoadedPolicy, RegisteredTool, RunLedger, RunRow } from './ports.ts';
+import { type CallContext, type Proposal, stopOf } from './call-context.ts';
+import type { LoadedPolicy, RequestRow, RunLedger, RunRow } from './ports.ts';
 
 export interface Rule {
   readonly rule: string;
@@ -15,8 +16,10 @@ export interface Rule {
 
 export type Verdict = ({ outcome: 'allow' | 'approval_required' | 'deny' } & Rule) | { outcome: 'stop'; stop: Stop };
 
+type Judged = Pick<Proposal, 'tool' | 'value'>;
+
 /** @param reserved true when this call has its place in the budget already */
-export async function judge(ctx: CallContext, tool: RegisteredTool, reserved: boolean): Promise<Verdict> {
+export async function judge(ctx: CallContext, { tool, value }: Judged, reserved: boolean): Promise<Verdict> {
   const { ledger, run, loaded } = ctx;
   const about = { call_id: ctx.input.call_id, tool: tool.name };
   const switched = await engagedSwitch(ledger, loaded, run, tool.name);
@@ -28,7 +31,8 @@ export async function judge(ctx: CallContext, tool: RegisteredTool, reserved: bo
       stop: { ...stopOf('budget_exceeded', `${exhausted.budget}: ${exhausted.used} of ${exhausted.limit} used`, about), budget: exhausted.budget },
     };
   }
-  return evaluatePolicy(loaded.policy, { tool: tool.name, kind: tool.kind, verified: run.registered });
+  const call = policyCall({ run_id: ledger.run_id, run, tool, args: value, reserved, now: ledger.now() });
+  return evaluatePolicy(loaded.policy, call, loaded.conditions);
 }
 
 /** Why the kill switch stops this, or undefined. Not asked when the file disarms it. */
@@ -39,7 +43,19 @@ export async function engagedSwitch(ledger: RunLedger, loaded: LoadedPolicy, run
 }
 
 /** Votes that the policy in force asks for this request; never fewer than when it was made. */
-export function requiredQuorum(loaded: LoadedPolicy, run: RunRow, request: { tool: string; kind: 'read' | 'write'; quorum: number }): number {
-  const rule = evaluatePolicy(loaded.policy, { tool: request.tool, kind: request.kind, verified: run.registered });
-  return Math.max(request.quorum, rule.outcome === 'approval_required' ? rule.quorum : 1);
+export async function requiredQuorum(ledger: RunLedger, loaded: LoadedPolicy, run: RunRow, request: RequestRow): Promise<number> {
+  const tool = { name: request.tool, kind: request.kind, idempotent: request.idempotent, tier: request.tool_tier ?? undefined };
+  const args = hasConditions(loaded.policy) ? await storedArguments(ledger, request) : undefined;
+  const call = policyCall({ run_id: ledger.run_id, run, tool, args, reserved: true, now: ledger.now() });
+  return votesNeeded(evaluatePolicy(loaded.policy, call, loaded.conditions), request.quorum);
+}
+
+/** Undefined when they were erased or cannot be read: then conditions on them ask. */
+async function storedArguments(ledger: RunLedger, request: RequestRow): Promise<unknown> {
+  const canonical = await ledger.arguments(request.args_hash);
+  try {
+    return canonical === undefined ? undefined : (JSON.parse(canonical) as unknown);
+  } catch {
+    return undefined;
+  }
 }

@@ -1,6 +1,7 @@
 /** What the outside must provide to the gateway. Implemented in `adapters/`. */
 import type { AuditFacts } from '../core/audit.ts';
 import type { ApprovalClaims, PolicyFile, RunFile } from '../core/contracts.ts';
+import type { Conditions } from '../core/policy-facts.ts';
 import type { Stop, Usage } from '../core/run-contract.ts';
 import type { RequestStatus } from '../core/words.ts';
 import type { PlannerInput, ToolContext } from './define.ts';
@@ -10,6 +11,8 @@ export interface RegisteredTool {
   readonly name: string;
   readonly kind: 'read' | 'write';
   readonly idempotent: boolean;
+  /** What its definition says; the policy file may say otherwise. */
+  readonly tier: string | undefined;
   /** `sha256:` of the canonical form of `{name, kind, idempotent, input JSON Schema, version}`. */
   readonly tool_hash: string;
   readonly timeoutMs: number;
@@ -35,6 +38,8 @@ export interface Planners {
 export interface LoadedPolicy {
   readonly policy: PolicyFile;
   readonly policy_hash: string;
+  /** Its conditions, parsed and planned once. */
+  readonly conditions: Conditions;
 }
 export interface PolicySource {
   current(): LoadedPolicy;
@@ -93,6 +98,10 @@ export interface RequestRow {
   call_id: string;
   tool: string;
   kind: 'read' | 'write';
+  /** Of the tool as it was shown: conditions may look at it. */
+  idempotent: boolean;
+  /** As the tool's definition said when it was shown. */
+  tool_tier: string | null;
   tool_hash: string;
   args_hash: string;
   preview: string;

@@ -21,6 +21,8 @@ export async function createRequest(ctx: CallContext, proposal: Proposal, rule: 
     call_id: input.call_id,
     tool: proposal.tool.name,
     kind: proposal.tool.kind,
+    idempotent: proposal.tool.idempotent,
+    tool_tier: proposal.tool.tier ?? null,
     tool_hash: proposal.tool.tool_hash,
     args_hash: proposal.args_hash,
     preview: storableText(proposal.tool.preview(proposal.value)),
@@ -178,7 +180,7 @@ export async function closeAtDeadline(ledger: RunLedger, loaded: LoadedPolicy, r
   if (request.status !== 'open' && request.status !== 'approved') return requestState(ledger, loaded, pendingId);
   const votes = await countingVotes(ledger, request);
   const now = ledger.now();
-  const quorum = requiredQuorum(loaded, run, request);
+  const quorum = await requiredQuorum(ledger, loaded, run, request);
   const events = decideApproval({ type: 'deadline' }, { status: 'open', votes, quorum, expiresAt: request.expires_at }, now);
   if (Array.isArray(events)) {
     await ledger.updateRequest(pendingId, { status: 'timed_out', resolved_at: now });

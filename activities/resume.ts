@@ -15,7 +15,7 @@ export async function resumeWaiting(ctx: CallContext, proposal: Proposal, known:
   if (isClosed(request)) return answer(await refuseForRequest(ledger, loaded, request));
   if (request.status === 'superseded' || proposal.tool.tool_hash !== request.tool_hash) return { type: 'superseded', request };
 
-  const verdict = await judge(ctx, proposal.tool, true);
+  const verdict = await judge(ctx, proposal, true);
   if (verdict.outcome === 'stop') {
     await withdrawFor(ctx, known, verdict.stop.stop_reason, verdict.stop.reason);
     return answer(await stopCall(ctx, proposal, verdict.stop));

@@ -4,9 +4,11 @@ import { dirname, isAbsolute, resolve } from 'node:path';
 import type { LoadedPolicy } from '../activities/ports.ts';
 import { PolicyFile } from '../core/contracts.ts';
 import { HoldpointError, messageOf } from '../core/errors.ts';
-import { matchesTool } from '../core/policy.ts';
+import { DEFAULT_TIER, knownTiers } from '../core/tiers.ts';
+import { compileConditions, conditionFaults } from './cel.ts';
 import { hashJson } from './hashing.ts';
 import { EXAMPLES } from './modules.ts';
+import { policyWarnings, unmatchedPatterns } from './policy-lint.ts';
 import { type FileProblem, type ParsedFile, problemsError, readYaml } from './yaml-source.ts';
 
 export type { FileProblem } from './yaml-source.ts';
@@ -21,9 +23,15 @@ export interface LoadedPolicyFile extends LoadedPolicy {
   readonly warnings: readonly FileProblem[];
   /** Names and globs that match none of these tools, as problems with their place. */
   unmatched(toolNames: readonly string[]): FileProblem[];
+  /** Where a part of the file stands, or the nearest part around it. */
+  placeOf(path: readonly PropertyKey[]): { line: number; column: number };
 }
 
-const NOT_YET = { 'policy.rules.*.when': 'conditions are not supported by this version' };
+const NOT_YET = Object.fromEntries(
+  ['limits', 'approvers', 'step_up', 'escalation'].flatMap((key) =>
+    [`tiers.*.${key}`, `policy.rules.*.${key}`].map((path) => [path, 'not supported by this version']),
+  ),
+);
 
 /** @throws HoldpointError `invalid_config`; `details.problems` are {@link FileProblem}s */
 export async function loadPolicyFile(path: string): Promise<LoadedPolicyFile> {
@@ -39,23 +47,37 @@ export async function loadPolicyFile(path: string): Promise<LoadedPolicyFile> {
   const modulePath = (specifier: string): string => (specifier === EXAMPLES || isAbsolute(specifier) ? specifier : resolve(base, specifier));
   const { policy } = parsed;
   return {
-    policy,
-    policy_hash: hashJson(policy),
+    ...loadedPolicy(policy),
     path: absolute,
     tools: policy.tools.map(modulePath),
     planners: Object.fromEntries(Object.entries(policy.planners).map(([name, specifier]) => [name, modulePath(specifier)])),
     warnings: parsed.warnings,
     unmatched: parsed.unmatched,
+    placeOf: parsed.placeOf,
   };
 }
 
+/** A policy that was read, ready to judge calls. */
+export function loadedPolicy(policy: PolicyFile): LoadedPolicy {
+  return { policy, policy_hash: hashJson(policy), conditions: compileConditions(policy) };
+}
+
+type ParsedPolicy = Pick<LoadedPolicyFile, 'policy' | 'warnings' | 'unmatched' | 'placeOf'>;
+
 /** Text of a policy file. `filename` is only shown. */
-export function parsePolicy(text: string, filename: string): { policy: PolicyFile; warnings: FileProblem[]; unmatched: LoadedPolicyFile['unmatched'] } {
-  const parsed = readYaml(text, filename, PolicyFile, { code: 'invalid_config', remarks: NOT_YET });
-  const policy = parsed.value;
-  const problems = duplicateRules(parsed);
+export function parsePolicy(text: string, filename: string): ParsedPolicy {
+  const parsed = readYaml(text, filename, PolicyFile, { code: 'invalid_config', remarks: NOT_YET, ownKeysOnly: true });
+  const problems = [...duplicateRules(parsed), ...faultyConditions(parsed), ...unknownTiers(parsed), ...unknownRoles(parsed)];
   if (problems.length > 0) throw problemsError('invalid_config', problems);
-  return { policy, warnings: outsideScope(parsed), unmatched: (names) => unmatchedPatterns(parsed, names) };
+  return {
+    policy: parsed.value,
+    warnings: policyWarnings(parsed),
+    unmatched: (names) => unmatchedPatterns(parsed, names),
+    placeOf: (path) => {
+      const { line, column } = parsed.problemAt(path, '');
+      return { line, column };
+    },
+  };
 }
 
 function duplicateRules({ value, problemAt }: ParsedFile<PolicyFile>): FileProblem[] {
@@ -67,31 +89,41 @@ function duplicateRules({ value, problemAt }: ParsedFile<PolicyFile>): FileProbl
   });
 }
 
-/** A rule that looks right and does nothing: the tool it asks for is denied before anybody is asked. */
-function outsideScope({ value, problemAt }: ParsedFile<PolicyFile>): FileProblem[] {
-  const { tool_allowlist: allowlist, tool_blocklist: blocklist } = value.policy;
-  return value.approvals.required_for.flatMap((pattern, index) => {
-    const place = ['approvals', 'required_for', index];
-    // A glob on either side may still meet; only what certainly lies outside is named.
-    if (allowlist && !pattern.includes('*') && !allowlist.some((allowed) => matchesTool(allowed, pattern))) {
-      return [problemAt(place, `${pattern} is not on policy.tool_allowlist: it is denied, nobody is ever asked`)];
-    }
-    if (blocklist.some((blocked) => matchesTool(blocked, pattern)))
-      return [problemAt(place, `${pattern} is on policy.tool_blocklist: it is denied, nobody is ever asked`)];
-    return [];
-  });
+function faultyConditions({ value, problemAt }: ParsedFile<PolicyFile>): FileProblem[] {
+  return value.policy.rules.flatMap(({ when }, index) =>
+    when === undefined ? [] : conditionFaults(when).map(({ offset, message }) => problemAt(['policy', 'rules', index, 'when'], message, offset)),
+  );
 }
 
-function unmatchedPatterns({ value, problemAt }: ParsedFile<PolicyFile>, names: readonly string[]): FileProblem[] {
-  const lists: [readonly PropertyKey[], readonly string[]][] = [
-    [['approvals', 'required_for'], value.approvals.required_for],
-    [['policy', 'tool_allowlist'], value.policy.tool_allowlist ?? []],
-    [['policy', 'tool_blocklist'], value.policy.tool_blocklist],
-    ...value.policy.rules.map((rule, index): [readonly PropertyKey[], readonly string[]] => [['policy', 'rules', index, 'tools'], rule.tools]),
+/** A tier that nobody defined would ask for nothing of its own, whatever its name promises. */
+function unknownTiers({ value, problemAt }: ParsedFile<PolicyFile>): FileProblem[] {
+  const { tiers = {}, policy } = value;
+  const known = knownTiers(value);
+  const used: [readonly PropertyKey[], string][] = [
+    ...policy.rules.flatMap(({ tier }, index): [readonly PropertyKey[], string][] => (tier === undefined ? [] : [[['policy', 'rules', index, 'tier'], tier]])),
+    ...Object.entries(policy.tool_tiers ?? {}).map(([pattern, tier]): [readonly PropertyKey[], string] => [['policy', 'tool_tiers', pattern], tier]),
   ];
-  return lists.flatMap(([path, patterns]) =>
-    patterns.flatMap((pattern, index) =>
-      names.some((name) => matchesTool(pattern, name)) ? [] : [problemAt([...path, index], `${pattern} matches no registered tool`)],
-    ),
+  return [
+    ...(Object.hasOwn(tiers, DEFAULT_TIER) ? [problemAt(['tiers', DEFAULT_TIER], 'the default tier is what approvals says')] : []),
+    ...used.flatMap(([path, tier]) => (known.includes(tier) ? [] : [problemAt(path, `tiers has no ${tier}; known: ${known.join(', ')}`)])),
+  ];
+}
+
+/** A rule for a role that nobody has would never match. */
+function unknownRoles({ value, problemAt }: ParsedFile<PolicyFile>): FileProblem[] {
+  return value.policy.rules.flatMap((rule, index) =>
+    (
+      [
+        ['agent_roles', value.agents],
+        ['owner_roles', value.owners],
+      ] as const
+    ).flatMap(([key, section]) => {
+      const given = Object.values(section ?? {}).flatMap(({ roles }) => roles);
+      return (rule[key] ?? []).flatMap((role, at) =>
+        given.includes(role)
+          ? []
+          : [problemAt(['policy', 'rules', index, key, at], `nobody under ${key === 'agent_roles' ? 'agents' : 'owners'} has the role ${role}`)],
+      );
+    }),
   );
 }

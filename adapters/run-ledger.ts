@@ -24,7 +24,7 @@ interface StateRow {
 const STATE_COLUMNS = 'registered, agent, owner, requester, goal, ttl_seconds, stop, steps, tool_calls, active_ms, usd';
 const CALL_COLUMNS = `call_id, step, position, tool, kind, tool_hash, args_hash, reason, status, pending_id, fence, result_status, result, result_sha256,
   result_bytes, stop, final`;
-const REQUEST_COLUMNS = `pending_id, run_id, first_execution_id, call_id, tool, kind, tool_hash, args_hash, preview, agent_reason, reason, rule, tier,
+const REQUEST_COLUMNS = `pending_id, run_id, first_execution_id, call_id, tool, kind, idempotent, tool_tier, tool_hash, args_hash, preview, agent_reason, reason, rule, tier,
   policy_hash, agent, owner, requester, quorum, ttl_seconds, execute_within_seconds, status, created_at, expires_at, token_exp, resolved_at, usable_until,
   rejected`;
 

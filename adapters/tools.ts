@@ -52,6 +52,7 @@ function problemOf(tool: Record<string, unknown>): string | undefined {
   if (typeof tool.input !== 'object' || tool.input === null || !('_zod' in tool.input)) return 'input is no zod 4 schema';
   if (tool.kind !== undefined && tool.kind !== 'read' && tool.kind !== 'write') return `kind must be read or write, not ${JSON.stringify(tool.kind)}`;
   if (tool.idempotent !== undefined && typeof tool.idempotent !== 'boolean') return 'idempotent must be true or false';
+  if (tool.tier !== undefined && !Identifier.safeParse(tool.tier).success) return `tier ${JSON.stringify(tool.tier)} is not a tier's name`;
   if (tool.preview !== undefined && typeof tool.preview !== 'function') return 'preview is no function';
   if (tool.version !== undefined && typeof tool.version !== 'string') return 'version must be text';
   const timeout = tool.timeout_seconds;
@@ -77,6 +78,7 @@ function registered(definition: ToolDefinition): RegisteredTool {
     name,
     kind,
     idempotent,
+    tier: definition.tier,
     tool_hash: hashJson({ name, kind, idempotent, input: jsonSchema(name, schema), version }),
     timeoutMs: (definition.timeout_seconds ?? DEFAULT_TIMEOUT_SECONDS) * 1000,
     parse: (args) => parseArguments(schema, args),

@@ -19,18 +19,26 @@ type Place = (path: Path, onKey?: boolean) => { line: number; column: number };
 /** A file that fits its schema, and where its parts stand. */
 export interface ParsedFile<T> {
   value: T;
-  problemAt: (path: Path, message: string) => FileProblem;
+  /** @param offset character of the text that stands at the path, when the problem is inside of it */
+  problemAt: (path: Path, message: string, offset?: number) => FileProblem;
 }
 
 export interface YamlOptions {
   /** Code of the error that is thrown. */
   code: ErrorCode;
-  /** What to say of a key that is not known, by its path with `*` for each index: `policy.rules.*.when`. */
+  /** What to say of a key that is not known, by its path with `*` for any one part: `tiers.*.limits`. */
   remarks?: Readonly<Record<string, string>>;
+  /** True: the file has no data of others in it. A key `__proto__` is refused then: records of names would drop it in silence. */
+  ownKeysOnly?: boolean;
 }
 
 /** @throws HoldpointError with one line per problem, `file:line:column: message`; its `details.problems` are {@link FileProblem}s */
-export function readYaml<S extends z.ZodType>(text: string, file: string, schema: S, { code, remarks = {} }: YamlOptions): ParsedFile<z.output<S>> {
+export function readYaml<S extends z.ZodType>(
+  text: string,
+  file: string,
+  schema: S,
+  { code, remarks = {}, ownKeysOnly = false }: YamlOptions,
+): ParsedFile<z.output<S>> {
   const lines = new LineCounter();
   const list = parsedDocuments(text, file, lines, code);
   const at = (offset: number): { line: number; column: number } => {
@@ -49,8 +57,17 @@ export function readYaml<S extends z.ZodType>(text: string, file: string, schema
   const place: Place = (path, onKey = false) => at(offsetOf(document, path, onKey));
   const alias = document && aliasOffset(document);
   if (alias !== undefined) fail([{ file, ...at(alias), path: '', message: 'anchors and aliases are not taken: write the value out' }]);
+  const odd = ownKeysOnly && document ? protoOffset(document) : undefined;
+  if (odd !== undefined) fail([{ file, ...at(odd), path: '__proto__', message: 'unknown key: nothing can have this name' }]);
   const parsed = schema.safeParse(document?.toJS() ?? {});
-  if (parsed.success) return { value: parsed.data, problemAt: (path, message) => ({ file, ...place(path), path: path.join('.'), message }) };
+  if (parsed.success) {
+    const inside = (path: Path, offset: number): { line: number; column: number } =>
+      at(offsetOf(document, path, false) + offsetInSource(document, path, offset, text));
+    return {
+      value: parsed.data,
+      problemAt: (path, message, offset) => ({ file, ...(offset === undefined ? place(path) : inside(path, offset)), path: path.join('.'), message }),
+    };
+  }
   return fail(parsed.error.issues.flatMap((issue) => problemsOf(issue, file, place, schema, remarks)));
 }
 
@@ -87,6 +104,18 @@ function aliasOffset(document: Document.Parsed): number | undefined {
   return offset;
 }
 
+function protoOffset(document: Document.Parsed): number | undefined {
+  let offset: number | undefined;
+  visit(document, {
+    Pair(_key, { key }) {
+      if (!isScalar(key) || key.value !== '__proto__') return undefined;
+      offset = key.range?.[0] ?? 0;
+      return visit.BREAK;
+    },
+  });
+  return offset;
+}
+
 /** Offset of the value at a path, or of the nearest part around it that is there. */
 function offsetOf(document: Document.Parsed | undefined, path: Path, onKey: boolean): number {
   for (let length = path.length; length >= 0; length--) {
@@ -97,6 +126,22 @@ function offsetOf(document: Document.Parsed | undefined, path: Path, onKey: bool
     if (isNode(node) && node.range) return node.range[0];
   }
   return 0;
+}
+
+/** Characters from the start of a scalar to the one that became `offset` of its text; 0 where it is written otherwise than it reads. */
+function offsetInSource(document: Document.Parsed | undefined, path: Path, offset: number, source: string): number {
+  const node = document?.getIn(path, true);
+  if (!isScalar(node) || typeof node.value !== 'string' || !node.range) return 0;
+  const [start, end] = node.range;
+  const line = node.value.slice(0, offset).split('\n').length - 1;
+  const written = source.slice(start, end).split('\n');
+  // A block scalar begins with its own line: `|`.
+  const first = node.type === 'BLOCK_LITERAL' ? 1 : 0;
+  const text = node.value.split('\n')[line] ?? '';
+  const indent = written[line + first]?.indexOf(text) ?? -1;
+  if (indent < 0 || (first === 0 && line > 0)) return 0;
+  const before = written.slice(0, line + first).reduce((sum, one) => sum + one.length + 1, 0);
+  return before + indent + offset - (node.value.lastIndexOf('\n', offset - 1) + 1);
 }
 
 function keyOffset(document: Document.Parsed | undefined, path: Path): number | undefined {
@@ -112,14 +157,19 @@ function problemsOf(issue: z.core.$ZodIssue, file: string, place: Place, schema:
   if (issue.code === 'unrecognized_keys') {
     return issue.keys.map((key) => {
       const path = [...issue.path, key];
-      const pattern = path.map((part) => (typeof part === 'number' ? '*' : String(part))).join('.');
-      const message = Object.hasOwn(remarks, pattern) ? remarks[pattern] : undefined;
-      return { file, ...place(path, true), path: path.join('.'), message: message ?? `unknown key${suggestion(key, schema, issue.path)}` };
+      const message = remarkOn(path, remarks) ?? `unknown key${suggestion(key, schema, issue.path)}`;
+      return { file, ...place(path, true), path: path.join('.'), message };
     });
   }
   const inner = issue.code === 'invalid_union' ? issue.errors.flat() : [];
   const message = inner.length > 0 ? [...new Set(inner.map((one) => one.message))].join(', or ') : issue.message.replace(MISSING, 'is missing: expected $1');
   return [{ file, ...place(issue.path), path: issue.path.join('.'), message }];
+}
+
+function remarkOn(path: Path, remarks: Readonly<Record<string, string>>): string | undefined {
+  const fits = (pattern: readonly string[]): boolean =>
+    pattern.length === path.length && pattern.every((part, at) => part === '*' || part === String(path[at]));
+  return Object.entries(remarks).find(([pattern]) => fits(pattern.split('.')))?.[1];
 }
 
 /** No name of ours is longer: a longer key is not compared with them. */
@@ -142,7 +192,7 @@ function keysAt(schema: z.ZodType, path: Path): string[] {
     const def = defOf(at);
     const shape = shapeOf(def);
     if (step === undefined) return Object.keys(shape);
-    at = typeof step === 'number' ? def?.element : shape[String(step)];
+    at = typeof step === 'number' ? def?.element : (def?.valueType ?? shape[String(step)]);
   }
   return [];
 }
@@ -157,6 +207,8 @@ interface Def {
   type?: string;
   shape?: Record<string, unknown>;
   element?: unknown;
+  /** Of a record. */
+  valueType?: unknown;
   options?: readonly unknown[];
   innerType?: unknown;
 }

@@ -134,11 +134,20 @@ command(audit, 'export', 'events, checkpoints and public keys as NDJSON')
   .option('--out <file>', 'write there instead of stdout')
   .action(async (_options, self: Command) => done(await (await import('./commands/audit.ts')).exportAll(self.optsWithGlobals())));
 
-const policy = program.command('policy').description('the policy: check');
+const policy = program.command('policy').description('the policy: check, explain, test');
 command(policy, 'check', 'read holdpoint.yaml and say what is wrong, with line and column')
   .argument('[file]', 'default: holdpoint.yaml, else the shipped one')
   .option('--strict', 'warnings are errors')
   .action(async (file: string | undefined, _options, self: Command) => done(await (await import('./commands/policy.ts')).check(file, self.optsWithGlobals())));
+command(policy, 'explain', 'say why a call gets its outcome')
+  .argument('<call>', 'the call, JSON or YAML: {tool, args, agent, owner, ...}; - reads stdin')
+  .argument('[file]', 'default: holdpoint.yaml, else the shipped one')
+  .action(async (call: string, file: string | undefined, _options, self: Command) =>
+    done(await (await import('./commands/policy.ts')).explain(call, file, self.optsWithGlobals())),
+  );
+command(policy, 'test', 'check that calls get the outcomes that fixture files expect')
+  .argument('<files...>', 'YAML: {policy, cases: [{name, call, expect}]}')
+  .action(async (files: string[], _options, self: Command) => done(await (await import('./commands/policy.ts')).test(files, self.optsWithGlobals())));
 
 command(program, 'migrate', 'bring a database to the newest schema and make the roles of worker and serve').action(async (_options, self: Command) =>
   done(await (await import('./commands/migrate.ts')).migrate(self.optsWithGlobals())),

@@ -22,14 +22,22 @@ export const Identifier = z
 
 const TtlSeconds = z.int().min(1).max(31_536_000);
 
-/** One rule of the policy. A condition (`when`) will have its place here; a file that uses one today is refused. */
+const Quorum = z.int().min(1).max(20);
+
+/** Longest condition, in characters. */
+const MAX_CONDITION = 2_000;
+
+/** One rule of the policy. `when` is CEL; it is parsed where the file is loaded. */
 export const Rule = z.strictObject({
   id: Identifier,
   tools: z.array(ToolPattern).min(1),
+  when: z.string().min(1).max(MAX_CONDITION).optional(),
+  agent_roles: z.array(Identifier).min(1).optional(),
+  owner_roles: z.array(Identifier).min(1).optional(),
   effect: z.enum(['allow', 'deny', 'approval_required']),
   tier: Identifier.optional(),
   ttl_seconds: TtlSeconds.optional(),
-  quorum: z.int().min(1).max(20).optional(),
+  quorum: Quorum.optional(),
   reason: text.optional(),
 });
 export type Rule = z.infer<typeof Rule>;
@@ -42,7 +50,7 @@ export const PolicyFile = z.strictObject({
       required_for: z.array(ToolPattern).default([]),
       ttl_seconds: TtlSeconds.default(300),
       execute_within_seconds: TtlSeconds.default(86_400),
-      quorum: z.int().min(1).max(20).default(1),
+      quorum: Quorum.default(1),
       repeat_refusal_limit: z.int().min(0).default(3),
       fallback_when_not_approved: z.enum(['stop', 'continue']).default('stop'),
     })
@@ -60,10 +68,15 @@ export const PolicyFile = z.strictObject({
       tool_allowlist: z.array(ToolPattern).optional(),
       tool_blocklist: z.array(ToolPattern).default([]),
       rules: z.array(Rule).default([]),
+      tool_tiers: z.record(ToolPattern, Identifier).optional(),
+      role_tools: z.record(Identifier, z.array(ToolPattern)).optional(),
     })
     .prefault({}),
   writes: z.strictObject({ require_approval: z.boolean().default(true), idempotency: z.boolean().default(true) }).prefault({}),
   controls: z.strictObject({ kill_switch: z.strictObject({ enabled: z.boolean().default(true) }).prefault({}) }).prefault({}),
+  tiers: z.record(Identifier, z.strictObject({ ttl_seconds: TtlSeconds.optional(), quorum: Quorum.optional() })).optional(),
+  agents: z.record(Identifier, z.strictObject({ roles: z.array(Identifier) })).optional(),
+  owners: z.record(Identifier, z.strictObject({ roles: z.array(Identifier) })).optional(),
   tools: z.array(z.string().min(1)).default([]),
   planners: z.record(Identifier, z.string().min(1)).default({}),
 });

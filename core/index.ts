@@ -15,7 +15,9 @@ export { type AuditEvent, type AuditFacts, chainEvent, GENESIS, type HashJson, h
 export { type ExhaustedBudget, exhaustedBudget } from './budget.ts';
 export { ApprovalClaims, DecisionRequest, PolicyFile, Rule, RunFile, TOKEN_AUDIENCE, TOKEN_ISSUER, TOKEN_TYP } from './contracts.ts';
 export { ERROR_TABLE, type ErrorCode, HoldpointError, isHoldpointError } from './errors.ts';
-export { evaluatePolicy, matchesTool, type PolicyCall, type PolicyDecision } from './policy.ts';
+export { matchesTool } from './glob.ts';
+export { evaluatePolicy, type PolicyDecision } from './policy.ts';
+export type { ConditionAnswer, ConditionProblem, Conditions, PolicyCall, PolicyFacts } from './policy-facts.ts';
 export type { CallSummary, PendingView, RunResult, RunState, Stop, Usage } from './run-contract.ts';
 export {
   AUDIT_OUTCOMES,

@@ -10,7 +10,7 @@ import { auditFacts } from '../core/audit.ts';
 import { assertNever, HoldpointError } from '../core/errors.ts';
 import type { DecisionOutcome } from '../core/words.ts';
 import type { Principal, ServerContext } from './ports.ts';
-import { type CountedVote, requiredQuorum, trueArguments, votesOn, voteView } from './requests.ts';
+import { type CountedVote, requiredQuorums, trueArguments, votesOn, voteView } from './requests.ts';
 
 /** A decision that Temporal has to be told. */
 export interface DecisionToDeliver {
@@ -51,7 +51,7 @@ export async function decide(context: ServerContext, signer: TokenSigner, asked:
     const now = await ledgerNow(client);
     await refuseIneligible(client, asked, request);
     const votes = (await votesOn(client, [request])).get(request.pending_id) ?? [];
-    const quorum = requiredQuorum(context.policy, request);
+    const quorum = (await requiredQuorums(client, context.policy, [request], now)).get(request.pending_id) ?? request.quorum;
     const vote: CommittedVote = { decision_id: newId('dec'), approver: asked.principal.principal, outcome: asked.outcome };
     const events = decideApproval({ type: 'decide', vote }, stateOf(request, votes, vote.approver, quorum), now);
     if (!Array.isArray(events)) return { answer: refusalAnswer(events, request, votes, quorum) };

@@ -6,17 +6,45 @@ import { argsHash } from '../adapters/hashing.ts';
 import type { ApprovalView, Vote } from '../client/types.ts';
 import { canDecide, missingVotes } from '../core/approval.ts';
 import { HoldpointError } from '../core/errors.ts';
-import { evaluatePolicy } from '../core/policy.ts';
+import { evaluatePolicy, votesNeeded } from '../core/policy.ts';
+import { hasConditions, policyCall } from '../core/policy-facts.ts';
+import type { Usage } from '../core/run-contract.ts';
 import { LIMITS, type RequestStatus } from '../core/words.ts';
 import { makeVisible } from '../core/visible.ts';
 
 /** Shown instead of arguments that nobody may approve. */
 export const ARGUMENTS_ALTERED = '[the stored arguments are not the ones that this request was made for: it cannot be decided]';
 
-/** Votes that are needed now: never fewer than when the request was made, more when the policy in force asks for more. */
-export function requiredQuorum(policy: PolicySource, request: RequestRow): number {
-  const rule = evaluatePolicy(policy.current().policy, { tool: request.tool, kind: request.kind, verified: request.owner !== null });
-  return Math.max(request.quorum, rule.outcome === 'approval_required' ? rule.quorum : 1);
+/** Votes that each request needs now: never fewer than when it was made, more when the policy in force asks for more. */
+export async function requiredQuorums(client: Client, policy: PolicySource, requests: readonly RequestRow[], now: Date): Promise<Map<string, number>> {
+  const loaded = policy.current();
+  const details = hasConditions(loaded.policy) ? await detailsOf(client, requests) : new Map<string, RequestDetails>();
+  return new Map(
+    requests.map((request) => {
+      const { canonical, goal, ...usage } = details.get(request.pending_id) ?? NO_DETAILS;
+      const { agent, owner, requester, kind, idempotent, tool_tier } = request;
+      const run = { registered: owner !== null, agent, owner, requester, goal, usage };
+      const tool = { name: request.tool, kind, idempotent, tier: tool_tier ?? undefined };
+      const args = canonical === null ? undefined : matching(canonical, request)?.value;
+      const call = policyCall({ run_id: request.run_id, run, tool, args, reserved: true, now });
+      return [request.pending_id, votesNeeded(evaluatePolicy(loaded.policy, call, loaded.conditions), request.quorum)];
+    }),
+  );
+}
+
+/** What only conditions look at. */
+interface RequestDetails extends Usage {
+  canonical: string | null;
+  goal: string;
+}
+
+const NO_DETAILS: RequestDetails = { canonical: null, goal: '', steps: 0, tool_calls: 0, active_seconds: 0, usd: 0 };
+
+async function detailsOf(client: Client, requests: readonly RequestRow[]): Promise<Map<string, RequestDetails>> {
+  const sql = `SELECT a.pending_id, g.canonical, s.goal, s.steps, s.tool_calls, s.active_ms / 1000.0::float8 AS active_seconds, s.usd
+    FROM approval_requests a JOIN run_states s USING (run_id, first_execution_id) LEFT JOIN arguments g USING (args_hash) WHERE a.pending_id = ANY($1)`;
+  const { rows } = await client.query<RequestDetails & { pending_id: string }>(sql, [requests.map((request) => request.pending_id)]);
+  return new Map(rows.map(({ pending_id, ...details }) => [pending_id, details]));
 }
 
 /** The stored arguments of a request, or undefined when they are gone or not those that were hashed. */
@@ -89,9 +117,11 @@ async function viewsOf(client: Client, policy: PolicySource, requests: readonly 
   const stored = await client.query<{ args_hash: string; canonical: string }>(sql, [requests.map((request) => request.args_hash)]);
   const canonical = new Map(stored.rows.map((row) => [row.args_hash, row.canonical]));
   const now = await ledgerNow(client);
-  return requests.map((request) =>
-    viewOf(request, canonical.get(request.args_hash), votes.get(request.pending_id) ?? [], requiredQuorum(policy, request), now),
-  );
+  const quorums = await requiredQuorums(client, policy, requests, now);
+  return requests.map((request) => {
+    const quorum = quorums.get(request.pending_id) ?? request.quorum;
+    return viewOf(request, canonical.get(request.args_hash), votes.get(request.pending_id) ?? [], quorum, now);
+  });
 }
 
 /** Longest indented form. Deep and wide arguments would become a hundred times as long by it, and a list holds many. */

@@ -7,7 +7,7 @@ import { missingVotes } from '../core/approval.ts';
 import { assertNever, HoldpointError } from '../core/errors.ts';
 import type { CallSummary, PendingView, RunState, Stop } from '../core/run-contract.ts';
 import type { ServerContext } from './ports.ts';
-import { type CountedVote, requiredQuorum, votesOn } from './requests.ts';
+import { type CountedVote, requiredQuorums, votesOn } from './requests.ts';
 
 export interface RunHead {
   run_id: string;
@@ -92,7 +92,8 @@ async function pendingOf(context: ServerContext, client: Client, run: RunHead): 
   if (rows.length === 0) return [];
   const votes = await votesOn(client, rows);
   const now = await ledgerNow(client);
-  return rows.map((request) => pendingView(request, votes.get(request.pending_id) ?? [], requiredQuorum(context.policy, request), now));
+  const quorums = await requiredQuorums(client, context.policy, rows, now);
+  return rows.map((request) => pendingView(request, votes.get(request.pending_id) ?? [], quorums.get(request.pending_id) ?? request.quorum, now));
 }
 
 function pendingView(request: RequestRow, votes: readonly CountedVote[], quorum: number, now: Date): PendingView {

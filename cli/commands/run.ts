@@ -1,12 +1,11 @@
 /** `holdpoint run FILE`. */
-import { readFile } from 'node:fs/promises';
 import type { HoldpointClient } from '../../client/index.ts';
 import type { RunView } from '../../client/types.ts';
-import { HoldpointError, isHoldpointError, messageOf } from '../../core/errors.ts';
-import { LIMITS } from '../../core/words.ts';
+import { HoldpointError, isHoldpointError } from '../../core/errors.ts';
 import { clientFor, contextOf, type CommonOptions, type Context } from '../context.ts';
 import { exitCodeOf, TIMED_OUT } from '../exit-codes.ts';
 import { printJson, tell } from '../output.ts';
+import { readText } from '../read-text.ts';
 import { printRun } from '../views.ts';
 
 interface RunOptions extends CommonOptions {
@@ -22,7 +21,7 @@ const POLL_SECONDS = 30;
 export async function run(file: string, options: RunOptions): Promise<number> {
   const context = contextOf(options);
   const { parseRunFile } = await import('../../adapters/run-file.ts');
-  const runFile = parseRunFile(await readText(file), file === '-' ? '<stdin>' : file);
+  const runFile = parseRunFile(await readText(file, 'invalid_run', 'run file'), file === '-' ? '<stdin>' : file);
   const client = await clientFor(context, 'operator');
   const deadline = options.timeout === undefined ? Number.POSITIVE_INFINITY : performance.now() + options.timeout * 1000;
   const key = options.idempotencyKey === undefined ? {} : { idempotencyKey: options.idempotencyKey };
@@ -34,32 +33,6 @@ export async function run(file: string, options: RunOptions): Promise<number> {
   else printRun(view, context);
   if (!inTime) tell(`the run had not ${until === 'stopped' ? 'ended' : 'stopped or come to wait'} after ${options.timeout} s; it goes on`);
   return inTime ? exitCodeOf(view.stop_reason) : TIMED_OUT;
-}
-
-async function readText(file: string): Promise<string> {
-  try {
-    const bytes = file === '-' ? await readStdin() : await readFile(file);
-    if (bytes.length > LIMITS.runFile) throw new HoldpointError('invalid_run', `${file} has ${bytes.length} bytes; a run file has at most ${LIMITS.runFile}`);
-    return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
-  } catch (error) {
-    if (isHoldpointError(error)) throw error;
-    if (error instanceof TypeError) throw new HoldpointError('invalid_run', `${file} is not UTF-8 text`, { cause: error });
-    throw new HoldpointError('invalid_run', `${file} cannot be read: ${messageOf(error)}`, {
-      cause: error,
-      hint: 'give the path of a JSON or YAML run file, or - for stdin',
-    });
-  }
-}
-
-async function readStdin(): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  let bytes = 0;
-  for await (const chunk of process.stdin) {
-    chunks.push(chunk as Buffer);
-    bytes += (chunk as Buffer).length;
-    if (bytes > LIMITS.runFile) break;
-  }
-  return Buffer.concat(chunks);
 }
 
 async function follow(client: HoldpointClient, started: RunView, until: 'settled' | 'stopped', deadline: number, context: Context): Promise<RunView> {

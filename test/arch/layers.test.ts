@@ -21,6 +21,11 @@ const LAYERS: Record<Folder, Layer> = {
   adapters: {
     values: ['adapters/', 'core/', 'activities/define.ts', 'node:', 'zod', 'pg', 'jose', 'yaml', 'canonicalize', 'tsx', 'nodemailer'],
     types: ['activities/ports.ts', 'client/types.ts'],
+    files: {
+      'adapters/cel.ts': { values: ['@bufbuild/cel', '@bufbuild/protobuf'] },
+      'adapters/cel-check.ts': { values: ['@bufbuild/cel'] },
+      'adapters/cel-functions.ts': { values: ['@bufbuild/cel', '@bufbuild/protobuf', '@bufbuild/re2'] },
+    },
   },
   client: {
     values: ['client/index.ts', 'client/types.ts', 'core/'],

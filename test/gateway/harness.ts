@@ -11,6 +11,7 @@ import { hashing } from '../../adapters/hashing.ts';
 import { newId } from '../../adapters/ids.ts';
 import { openSigningKeys } from '../../adapters/keys.ts';
 import { createLedger } from '../../adapters/ledger.ts';
+import { loadedPolicy } from '../../adapters/policy-file.ts';
 import { createSigner, createVerifier } from '../../adapters/tokens.ts';
 import { registerTools } from '../../adapters/tools.ts';
 import { PolicyFile } from '../../core/contracts.ts';
@@ -153,6 +154,5 @@ export async function createHarness(): Promise<Harness> {
 const refuse = (): Promise<never> => Promise.reject(new Error('the decision is delivered by the test'));
 
 function policyOf(file: z.input<typeof PolicyFile>): LoadedPolicy {
-  const policy = PolicyFile.parse(file);
-  return { policy, policy_hash: hashing.hashJson(policy) };
+  return loadedPolicy(PolicyFile.parse(file));
 }

@@ -200,3 +200,30 @@ test('the private key is in no row and in no other file than its own', async () 
   const [key] = await rows('SELECT jwk FROM signing_keys');
   expect(key?.['jwk']).not.toHaveProperty('d');
 });
+
+test('each request needs the votes that the policy’s conditions ask for its own arguments, wherever it is shown', async () => {
+  const policy = `policy:
+  rules:
+    - { id: large, tools: [email.send], when: "args.amount > 100.0 && run.tool_calls == 0 && agent.name == 'support'", effect: approval_required, quorum: 2 }
+`;
+  const strict = await startTestService({ policy });
+  try {
+    const small = await makeRequest(strict, { args: { amount: 5 } });
+    const large = await makeRequest(strict, { args: { amount: 500 }, runId: small.run_id, callId: '1.2' });
+    const erased = await makeRequest(strict, { args: { amount: 6 } });
+    await strict.admin.query('DELETE FROM arguments WHERE args_hash = $1', [erased.args_hash]);
+    const { client } = strict.auditor;
+    const shown = new Map((await client.listApprovals()).map((request) => [request.pending_id, request.quorum]));
+    expect([small, large, erased].map(({ pending_id }) => shown.get(pending_id))).toEqual([1, 2, 2]);
+    expect((await client.getRun(small.run_id)).pending.map(({ quorum, missing }) => [quorum, missing])).toEqual([
+      [1, 1],
+      [2, 2],
+    ]);
+    expect(await client.getApproval(large.pending_id)).toMatchObject({ quorum: 2, missing: 2 });
+    expect(await strict.approvers[0]!.client.decide(small.pending_id, { outcome: 'approved' })).toMatchObject({ status: 'accepted' });
+    expect(await strict.approvers[0]!.client.decide(large.pending_id, { outcome: 'approved' })).toMatchObject({ status: 'quorum_pending', missing: 1 });
+    expect(await strict.approvers[1]!.client.decide(large.pending_id, { outcome: 'approved' })).toMatchObject({ status: 'accepted' });
+  } finally {
+    await strict.close();
+  }
+});

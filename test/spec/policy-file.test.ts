@@ -111,9 +111,14 @@ describe('a file that cannot be used is refused with file, line and column', () 
     expect(failure.message).toBe('holdpoint.yaml:6:7: policy.rules.0.tiers: unknown key; did you mean tier?');
   });
 
-  test('a condition, since this version has none', () => {
-    const failure = policyFailure('policy:\n  rules:\n    - { id: a, tools: [x], effect: deny, when: "args.amount > 100" }\n');
-    expect(failure.message).toBe('holdpoint.yaml:3:42: policy.rules.0.when: conditions are not supported by this version');
+  test('what tiers and rules will take and this version does not', () => {
+    const failure = policyFailure(
+      'tiers:\n  low: { limits: { per_run: 5 } }\npolicy:\n  rules:\n    - { id: a, tools: [x], effect: deny, approvers: [finance] }\n',
+    );
+    expect(failure.message.split('\n')).toEqual([
+      'holdpoint.yaml:2:10: tiers.low.limits: not supported by this version',
+      'holdpoint.yaml:5:42: policy.rules.0.approvers: not supported by this version',
+    ]);
   });
 
   test('a duplicate key', () => {

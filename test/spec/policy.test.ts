@@ -3,7 +3,9 @@ import { describe, expect, test } from 'vitest';
 import type { z } from 'zod';
 import { exhaustedBudget } from '../../core/budget.ts';
 import { PolicyFile, type Rule } from '../../core/contracts.ts';
-import { evaluatePolicy, matchesTool, type PolicyCall } from '../../core/policy.ts';
+import { matchesTool } from '../../core/glob.ts';
+import { evaluatePolicy } from '../../core/policy.ts';
+import type { PolicyCall } from '../../core/policy-facts.ts';
 
 type Written = z.input<typeof PolicyFile>;
 type WrittenRule = z.input<typeof Rule>;

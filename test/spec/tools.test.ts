@@ -88,6 +88,11 @@ describe('a tool module', () => {
       'idempotent must be true or false',
     ],
     [
+      'a tier that is no name',
+      "export const broken = { name: 'x', tier: 'very high', input: z.strictObject({}), execute: async () => 1 };",
+      'tier "very high" is not',
+    ],
+    [
       'a preview that is text',
       "export const broken = { name: 'x', preview: 'x', input: z.strictObject({}), execute: async () => 1 };",
       'preview is no function',
@@ -142,7 +147,7 @@ describe('a registered tool', () => {
     const hash = tool(input).tool_hash;
     const schema: unknown = JSON.parse(JSON.stringify(z.toJSONSchema(input, { io: 'input' })));
     expect(hash).toBe(hashJson({ name: 'a.tool', kind: 'write', idempotent: false, input: schema, version: '' }));
-    expect(tool(z.strictObject({ to: z.string().max(5) }), { preview: () => 'x', kind: 'write' }).tool_hash).toBe(hash);
+    expect(tool(z.strictObject({ to: z.string().max(5) }), { preview: () => 'x', kind: 'write', tier: 'high' }).tool_hash).toBe(hash);
     const others = [
       tool(input, { kind: 'read' }),
       tool(input, { idempotent: true }),
