@@ -14,8 +14,8 @@ import { approvedArguments, refuseAltered, resumeWaiting } from './resume.ts';
 
 type Reading = { ok: true; proposal: Proposal } | { ok: false; code: 'unknown_tool' | 'invalid_arguments'; reason: string };
 
-export async function admitCall(ctx: CallContext): Promise<Admission> {
-  const known = await ctx.ledger.call(ctx.input.call_id);
+/** @param known the call's row, when it has one */
+export async function admitCall(ctx: CallContext, known: CallRow | undefined): Promise<Admission> {
   const reading = readCall(ctx, ctx.input.args);
   if (known) {
     // Before anything else: a reset or a foreign caller may bring other arguments under a key that has a history.
@@ -142,7 +142,7 @@ async function admitNew(ctx: CallContext, proposal: Proposal): Promise<Admission
 /** Voids what was shown and judges the ledger's arguments anew, under the tool's new definition. */
 async function admitSuperseded(ctx: CallContext, known: CallRow, request: RequestRow): Promise<Admission> {
   if (request.status !== 'superseded') await supersedeRequest(ctx.ledger, request, ctx.ports.tools.get(known.tool)?.tool_hash ?? 'none');
-  const held = await approvedArguments(ctx, known, request);
+  const held = approvedArguments(ctx, known, request, await ctx.ledger.arguments(known.args_hash));
   if (held === undefined) return answer(await refuseAltered(ctx, known, request));
   const reading = readCall(ctx, held.value);
   if (!reading.ok) return answer(await refuseInvalid(ctx, known, reading));

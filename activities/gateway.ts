@@ -59,10 +59,12 @@ async function callTool(ports: GatewayPorts, key: RunKey, given: Omit<CallInput,
   const input = storableInput(given);
   if (!/^\d{1,9}\.\d{1,9}$/.test(input.call_id)) throw ApplicationFailure.nonRetryable('call_id is not of the form step.position', 'invalid_request');
   const unique = new Set(Array.isArray(input.tokens) ? input.tokens.slice(0, LIMITS.batch) : []);
-  const tokens = await Promise.all([...unique].map((token) => proveToken(ports.tokens, token)));
-  const admission = await ports.ledger.withRun(key, async (ledger) =>
-    admitCall({ ports, ledger, run: await knownRun(ledger), input, loaded: ports.policy.current(), tokens }),
-  );
+  // Meanwhile the ledger is asked: a signature that is no good makes no token, and changes nothing there.
+  const proving = Promise.all([...unique].map((token) => proveToken(ports.tokens, token)));
+  const admission = await ports.ledger.withRun(key, async (ledger) => {
+    const [run, known, tokens] = await Promise.all([knownRun(ledger), ledger.call(input.call_id), proving]);
+    return admitCall({ ports, ledger, run, input, loaded: ports.policy.current(), tokens }, known);
+  });
   return admission.type === 'answer' ? admission.result : executeClaim(ports, key, input.call_id, admission.claim);
 }
 

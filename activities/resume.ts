@@ -4,18 +4,24 @@ import { missingVotes } from '../core/approval.ts';
 import { type Admission, answer, type CallContext, callFacts, eventKey, idempotencyKey, type Proposal, stopOf } from './call-context.ts';
 import { judge } from './judge.ts';
 import { claimCall, denyCall, stopCall, tokenArgument } from './outcomes.ts';
-import type { CallRow, DecisionRow, RequestRow } from './ports.ts';
+import type { CallRow, DecisionRow, RequestRow, VoteRow } from './ports.ts';
 import { isClosed, refuseForRequest, reopenRequest, waitingAnswer, withdrawFor } from './requests.ts';
 import { decisionOf, mayStillDecide, recordRejection } from './tokens.ts';
 
 export async function resumeWaiting(ctx: CallContext, proposal: Proposal, known: CallRow): Promise<Admission | { type: 'superseded'; request: RequestRow }> {
   const { ledger, loaded } = ctx;
-  const request = known.pending_id === null ? undefined : await ledger.request(known.pending_id);
+  const pendingId = known.pending_id ?? '';
+  // All that may be needed, at once: the answers come together.
+  const [request, votes, canonical, verdict] = await Promise.all([
+    ledger.request(pendingId),
+    ledger.votes(pendingId),
+    ledger.arguments(known.args_hash),
+    judge(ctx, proposal, true),
+  ]);
   if (!request) return answer({ status: 'stopped', stop: stopOf('policy_denied', `the request of call ${known.call_id} is not in the ledger`, known) });
   if (isClosed(request)) return answer(await refuseForRequest(ledger, loaded, request));
   if (request.status === 'superseded' || proposal.tool.tool_hash !== request.tool_hash) return { type: 'superseded', request };
 
-  const verdict = await judge(ctx, proposal, true);
   if (verdict.outcome === 'stop') {
     await withdrawFor(ctx, known, verdict.stop.stop_reason, verdict.stop.reason);
     return answer(await stopCall(ctx, proposal, verdict.stop));
@@ -26,18 +32,17 @@ export async function resumeWaiting(ctx: CallContext, proposal: Proposal, known:
   }
   const expired = request.status === 'approved' ? await expiredUnused(ctx, known, request) : undefined;
   if (expired) return answer(expired);
-  const granted = await grantedBy(ctx, request, Math.max(request.quorum, verdict.outcome === 'approval_required' ? verdict.quorum : 1));
+  const granted = await grantedBy(ctx, request, votes, Math.max(request.quorum, verdict.outcome === 'approval_required' ? verdict.quorum : 1));
   if (!granted) return answer(await waitingAnswer(ledger, request.pending_id));
-  const approved = await approvedArguments(ctx, known, request);
+  const approved = approvedArguments(ctx, known, request, canonical);
   if (approved === undefined) return answer(await refuseAltered(ctx, known, request));
   if (ctx.input.mode === 'evaluate') return answer({ status: 'ready', args_hash: known.args_hash });
   return executeGranted(ctx, { ...proposal, value: approved.value }, known, request, granted);
 }
 
 /** The votes that let this call through, or undefined while it has to wait. Tokens that count for nothing are recorded. */
-async function grantedBy(ctx: CallContext, request: RequestRow, quorum: number): Promise<DecisionRow[] | undefined> {
+async function grantedBy(ctx: CallContext, request: RequestRow, committed: readonly VoteRow[], quorum: number): Promise<DecisionRow[] | undefined> {
   const { ledger } = ctx;
-  const committed = await ledger.votes(request.pending_id);
   const proven = new Map<string, DecisionRow>();
   for (const token of ctx.tokens) {
     const result = decisionOf(request, committed, token, 'approved', ledger.now());
@@ -67,8 +72,7 @@ async function expiredUnused(ctx: CallContext, known: CallRow, request: RequestR
 }
 
 /** What runs is what the ledger holds, and only when that is still what was approved. */
-export async function approvedArguments(ctx: CallContext, known: CallRow, request: RequestRow): Promise<{ value: unknown } | undefined> {
-  const canonical = await ctx.ledger.arguments(known.args_hash);
+export function approvedArguments(ctx: CallContext, known: CallRow, request: RequestRow, canonical: string | undefined): { value: unknown } | undefined {
   if (canonical === undefined || request.args_hash !== known.args_hash) return undefined;
   try {
     const value: unknown = JSON.parse(canonical);

@@ -62,7 +62,7 @@ async function warmUp(side: Side): Promise<void> {
   await sleep(SETTLE_MS);
 }
 
-async function startAll(side: Side, count: number, calls: number, concurrency: number): Promise<string[]> {
+export async function startAll(side: Side, count: number, calls: number, concurrency: number): Promise<string[]> {
   const runs: string[] = [];
   await each(upTo(count), concurrency, async () => {
     runs.push(await side.start(calls));

@@ -102,3 +102,11 @@ function allStats(): Map<number, { parent: number; own: number; withEnded: numbe
   }
   return stats;
 }
+
+/** Megabytes (1,000,000 bytes) that a process has in memory, and the most that it ever had; undefined where there is no /proc. */
+export function residentMegabytes(pid: number): { now: number; peak: number } | undefined {
+  if (process.platform !== 'linux') return undefined;
+  const text = readFileSync(`/proc/${pid}/status`, 'utf8');
+  const kibibytes = (name: string): number => Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, 'm').exec(text)?.[1]);
+  return { now: (kibibytes('VmRSS') * 1024) / 1e6, peak: (kibibytes('VmHWM') * 1024) / 1e6 };
+}

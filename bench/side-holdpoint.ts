@@ -10,6 +10,7 @@ import { createPool } from '../adapters/database.ts';
 import { openSigningKeys, recordKeys } from '../adapters/keys.ts';
 import { watchPolicy } from '../adapters/policy-watch.ts';
 import { createSigner } from '../adapters/tokens.ts';
+import type { RunFile } from '../core/contracts.ts';
 import { decide, type DecisionToDeliver } from '../server/decisions.ts';
 import { deliverNow } from '../server/delivery.ts';
 import { applyIdentities } from '../server/identities.ts';
@@ -17,7 +18,7 @@ import type { ServerContext } from '../server/ports.ts';
 import { startRun } from '../server/runs.ts';
 import { runsOnTemporal } from '../server/temporal-runs.ts';
 import { startWorker } from './process.ts';
-import { newQueue, type OpenSide, type Side, TOOL } from './side.ts';
+import { newQueue, type OpenSide, type Side, TOOL, upTo } from './side.ts';
 import type { Stand } from './stand.ts';
 
 const POLICY = `approvals: { required_for: [${TOOL}], ttl_seconds: 86400 }\n`;
@@ -39,6 +40,10 @@ export interface HoldpointSide extends Side {
   readonly serveFolder: string;
   readonly approverKey: string;
   pendingId(run: string, call: number): string;
+  /** Starts a run with one call per step, planned by a script. */
+  startScript(tool: string, calls: number): Promise<string>;
+  /** Waits until the call of this step has asked. Its number is the step's. */
+  askedInStep(run: string, step: number): Promise<void>;
 }
 
 export const openHoldpoint = async (stand: Stand, cache: number): Promise<HoldpointSide> => {
@@ -56,6 +61,12 @@ export const openHoldpoint = async (stand: Stand, cache: number): Promise<Holdpo
   const decided = new Map<string, DecisionToDeliver>();
   const idOf = (run: string): string => runIds.get(run) ?? '';
   const pendingId = (run: string, call: number): string => pending.get(`${idOf(run)}/${call}`) ?? '';
+  const register = async (planned: (run: string) => Pick<RunFile, 'goal' | 'planner'>): Promise<string> => {
+    const run = `${taskQueue}-${runIds.size + 1}`;
+    runIds.set(run, '');
+    runIds.set(run, await startRun(context, 'bench-owner', { agent: 'bench', requester: 'bench', ...planned(run) }, undefined));
+    return run;
+  };
   return {
     name: 'holdpoint',
     worker,
@@ -64,15 +75,12 @@ export const openHoldpoint = async (stand: Stand, cache: number): Promise<Holdpo
     serveFolder: folder,
     approverKey,
     pendingId,
-    async start(calls) {
-      const run = `${taskQueue}-${runIds.size + 1}`;
-      runIds.set(run, '');
-      const goal = JSON.stringify({ run, calls });
-      runIds.set(
-        run,
-        await startRun(context, 'bench-owner', { agent: 'bench', requester: 'bench', goal, planner: { type: 'module', name: 'bench' } }, undefined),
-      );
-      return run;
+    start: (calls) => register((run) => ({ goal: JSON.stringify({ run, calls }), planner: { type: 'module', name: 'bench' } })),
+    startScript: (tool, calls) =>
+      register((run) => ({ planner: { type: 'script', calls: upTo(calls).map((index) => ({ tool, args: { run, call: index + 1 } })) } })),
+    async askedInStep(run, step) {
+      const requests = await openRequests(context, [idOf(run)], step);
+      for (const { run_id, call_id, pending_id } of requests) pending.set(`${run_id}/${call_id.split('.')[0] ?? ''}`, pending_id);
     },
     async asked(runs, calls) {
       const requests = await openRequests(context, runs.map(idOf), runs.length * calls);
