@@ -59,7 +59,7 @@ export async function startPostgres(options: PostgresOptions, report: Report, on
       return { process: child, adminUrl: `${base}/${DATABASE}`, home };
     } catch (error) {
       child.kill('SIGQUIT');
-      // Backends of a killed server need a moment to notice, and hold its shared memory until then.
+      // Backends of a killed server need a moment to notice, and hold its shared memory until then. They write to the log too.
       if (attempt < 20 && (await logSays(options.logFile, /shared memory block|lock file|could not bind/))) {
         await sleep(250);
         continue;
@@ -196,7 +196,7 @@ async function logTail(file: string): Promise<string> {
 }
 
 async function logSays(file: string, words: RegExp): Promise<boolean> {
-  return words.test(await logTail(file));
+  return words.test(await readFile(file, 'utf8').catch(() => ''));
 }
 
 async function exists(path: string): Promise<boolean> {

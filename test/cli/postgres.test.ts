@@ -1,6 +1,7 @@
 import { mkdir, readFile, rm, stat } from 'node:fs/promises';
 import { once } from 'node:events';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { startPostgres, stopPostgres, type PostgresServer } from '../../cli/stack/postgres.ts';
@@ -44,6 +45,27 @@ test('what was committed survives kill -9 of the server', async () => {
   await once(first.process, 'exit');
   const second = await start();
   expect(await ask(second.adminUrl, 'SELECT n FROM kept')).toEqual({ n: 42 });
+});
+
+test('a server that is killed with many connections open is started again when their processes are gone, however much they log', async () => {
+  const first = await start();
+  const clients = Array.from({ length: 100 }, () => new pg.Client({ connectionString: first.adminUrl }));
+  const pids: number[] = [];
+  for (const client of clients) {
+    client.on('error', () => {});
+    await client.connect();
+    pids.push(((await client.query('SELECT pg_backend_pid() AS pid')).rows as { pid: number }[])[0]!.pid);
+  }
+  for (const pid of pids) process.kill(pid, 'SIGSTOP');
+  first.process.kill('SIGKILL');
+  await once(first.process, 'exit');
+  const starting = start();
+  // Each writes a few lines when it notices, while others still hold the memory that the new server wants.
+  for (const pid of pids) {
+    process.kill(pid, 'SIGCONT');
+    await sleep(5);
+  }
+  expect(await ask((await starting).adminUrl, 'SELECT 1 AS n')).toEqual({ n: 1 });
 });
 
 test('a server that a killed parent left running is stopped, its data kept', async () => {

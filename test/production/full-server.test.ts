@@ -44,13 +44,16 @@ beforeAll(async () => {
   parts = await Parts.start({ config: POLICY, temporal: temporal.environment, databaseServer: postgres.adminUrl });
 }, 600_000);
 afterAll(async () => {
-  await parts?.close();
-  await temporal?.stop();
-  if (postgres !== undefined) {
-    await stopPostgres(postgres.process);
-    await rm(postgres.home, { recursive: true, force: true });
+  try {
+    await parts?.close();
+  } finally {
+    await temporal?.stop();
+    if (postgres !== undefined) {
+      await stopPostgres(postgres.process);
+      await rm(postgres.home, { recursive: true, force: true });
+    }
+    await folder.remove();
   }
-  await folder.remove();
 });
 
 /** As in production: what is committed is on the disk. Later starts take the port of the first. */

@@ -2,7 +2,14 @@
 import { fileURLToPath } from 'node:url';
 import type { Certificates } from './certificates.ts';
 
-export const SERVICES = ['frontend', 'history', 'matching', 'worker'] as const;
+/** The first is the one that clients see. */
+const SERVICES = ['frontend', 'history', 'matching', 'worker'];
+/** Where tokens are asked for, the server's own workers, which have none, come by a door of their own. */
+const INTERNAL_DOOR = 'internal-frontend';
+
+export function servicesOf(authorization: Authorization | undefined): string[] {
+  return authorization === undefined ? SERVICES : [...SERVICES, INTERNAL_DOOR];
+}
 
 const DYNAMIC_CONFIG = fileURLToPath(new URL('../../deploy/temporal/dynamic-config.yaml', import.meta.url));
 
@@ -15,8 +22,16 @@ export interface Databases {
   visibility: string;
 }
 
+export interface Authorization {
+  /** Address of the JWK set by which clients' tokens are checked. */
+  jwksUrl: string;
+  /** Token that may make the namespace: `permissions: ["temporal-system:admin"]`. */
+  apiKey: string;
+}
+
 export interface ConfigurationFacts {
   databases: Databases;
+  authorization: Authorization | undefined;
   /** Two for each service. */
   ports: number[];
   historyShards: number;
@@ -24,7 +39,7 @@ export interface ConfigurationFacts {
 }
 
 /** JSON, which is YAML. */
-export function configuration({ databases, ports, historyShards, certificates }: ConfigurationFacts): string {
+export function configuration({ databases, ports, historyShards, certificates, authorization }: ConfigurationFacts): string {
   return JSON.stringify(
     {
       log: { stdout: true, level: 'info' },
@@ -34,9 +49,16 @@ export function configuration({ databases, ports, historyShards, certificates }:
         numHistoryShards: historyShards,
         datastores: { main: store(databases, databases.main, 8), visibility: store(databases, databases.visibility, 2) },
       },
-      global: { membership: { maxJoinDuration: '30s', broadcastAddress: '127.0.0.1' }, ...(certificates && { tls: tls(certificates) }) },
+      global: {
+        membership: { maxJoinDuration: '30s', broadcastAddress: '127.0.0.1' },
+        ...(certificates && { tls: tls(certificates) }),
+        ...(authorization && { authorization: tokens(authorization) }),
+      },
       services: Object.fromEntries(
-        SERVICES.map((name, index) => [name, { rpc: { grpcPort: ports[2 * index], membershipPort: ports[2 * index + 1], bindOnIP: '127.0.0.1' } }]),
+        servicesOf(authorization).map((name, index) => [
+          name,
+          { rpc: { grpcPort: ports[2 * index], membershipPort: ports[2 * index + 1], bindOnIP: '127.0.0.1' } },
+        ]),
       ),
       clusterMetadata: {
         enableGlobalNamespace: false,
@@ -57,6 +79,15 @@ export function configuration({ databases, ports, historyShards, certificates }:
 function store({ host, port, user, password }: Databases, databaseName: string, maxConns: number): unknown {
   const pool = { maxConns, maxIdleConns: maxConns, maxConnLifetime: '1h' };
   return { sql: { pluginName: 'postgres12', databaseName, connectAddr: `${host}:${port}`, connectProtocol: 'tcp', user, password, ...pool } };
+}
+
+function tokens({ jwksUrl }: Authorization): unknown {
+  return {
+    jwtKeyProvider: { keySourceURIs: [jwksUrl], refreshInterval: '1m' },
+    permissionsClaimName: 'permissions',
+    authorizer: 'default',
+    claimMapper: 'default',
+  };
 }
 
 /** Everybody shows a certificate: clients, and the services to each other. */

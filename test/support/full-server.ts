@@ -1,4 +1,4 @@
-/** The full Temporal server on PostgreSQL, as in production: its four services in one process, certificates for everybody. */
+/** The full Temporal server on PostgreSQL, as in production: all its services in one process, certificates for everybody. */
 import { execFile, spawn, type ChildProcess } from 'node:child_process';
 import { randomBytes, randomInt } from 'node:crypto';
 import { once } from 'node:events';
@@ -15,7 +15,7 @@ import { waitUntil } from '../../cli/stack/processes.ts';
 import { messageOf } from '../../core/errors.ts';
 import { makeCertificates, type Certificates } from './certificates.ts';
 import { lazyConnection, plainEnvironment, type TemporalEnvironment } from './environment.ts';
-import { configuration, SERVICES, type Databases } from './full-server-config.ts';
+import { configuration, servicesOf, type Authorization, type Databases } from './full-server-config.ts';
 import type { ServerBinaries } from './server-binaries.ts';
 
 const exec = promisify(execFile);
@@ -33,6 +33,8 @@ export interface FullServerOptions {
   /** False: no TLS at all. Default: clients and services need a certificate. */
   tls?: boolean;
   historyShards?: number;
+  /** Clients need a token beside their certificate. */
+  authorization?: Authorization;
 }
 
 export interface FullServer {
@@ -52,20 +54,20 @@ export interface FullServer {
 
 /** Makes databases, certificates and configuration, starts the server and makes the namespace `default`. */
 export async function startFullServer(options: FullServerOptions): Promise<FullServer> {
-  const { folder } = options;
+  const { folder, authorization } = options;
   await mkdir(join(folder, 'config'), { recursive: true });
   const certificates = options.tls === false ? undefined : await makeCertificates(join(folder, 'tls'));
   const { databases, schema } = await makeDatabases(options);
-  const server = serverProcess(options.binaries.server, folder);
+  const server = serverProcess(options.binaries.server, folder, servicesOf(authorization));
   let address = '';
   let environment: TemporalEnvironment = {};
   // A free port can be taken before the server has it.
   await repeatedly(async () => {
-    const ports = await smallPorts(SERVICES.length * 2);
-    const facts = { databases, ports, historyShards: options.historyShards ?? 4, certificates };
+    const ports = await smallPorts(servicesOf(authorization).length * 2);
+    const facts = { databases, ports, historyShards: options.historyShards ?? 4, certificates, authorization };
     await writeFile(join(folder, 'config', 'full.yaml'), configuration(facts), { mode: 0o600 });
     address = `127.0.0.1:${ports[0]}`;
-    environment = clientEnvironment(address, certificates);
+    environment = { ...clientEnvironment(address, certificates), ...(authorization && { TEMPORAL_API_KEY: authorization.apiKey }) };
     await server.launch(environment);
   });
   const namespace = { ...environment, TEMPORAL_CLI: options.program };
@@ -103,8 +105,9 @@ async function smallPorts(count: number): Promise<number[]> {
   return [...ports];
 }
 
-function serverProcess(program: string, folder: string) {
+function serverProcess(program: string, folder: string, services: string[]) {
   const logFile = join(folder, 'temporal.log');
+  const args = ['--root', folder, '--config', 'config', '--env', 'full', 'start', ...services.flatMap((name) => ['--service', name])];
   let child: ChildProcess | undefined;
   const end = async (signal: NodeJS.Signals): Promise<void> => {
     if (child === undefined || hasEnded(child)) return;
@@ -116,7 +119,7 @@ function serverProcess(program: string, folder: string) {
   };
   const launch = async (environment: TemporalEnvironment): Promise<void> => {
     const log = openSync(logFile, 'a', 0o600);
-    child = spawn(program, ['--root', folder, '--config', 'config', '--env', 'full', 'start'], { env: {}, stdio: ['ignore', log, log], detached: true });
+    child = spawn(program, args, { env: {}, stdio: ['ignore', log, log], detached: true });
     child.on('error', () => {});
     closeSync(log);
     try {
