@@ -14,8 +14,8 @@ import { approvedArguments, refuseAltered, resumeWaiting } from './resume.ts';
 
 type Reading = { ok: true; proposal: Proposal } | { ok: false; code: 'unknown_tool' | 'invalid_arguments'; reason: string };
 
-/** @param known the call's row, when it has one */
-export async function admitCall(ctx: CallContext, known: CallRow | undefined): Promise<Admission> {
+export async function admitCall(ctx: CallContext): Promise<Admission> {
+  const known = ctx.found.call;
   const reading = readCall(ctx, ctx.input.args);
   if (known) {
     // Before anything else: a reset or a foreign caller may bring other arguments under a key that has a history.
@@ -133,7 +133,7 @@ async function insertCall(ctx: CallContext, call: NewCall, toolCalls: 0 | 1): Pr
 async function admitNew(ctx: CallContext, proposal: Proposal): Promise<Admission> {
   const { tool, args_hash, canonical } = proposal;
   await ctx.ledger.insertArguments(args_hash, tool.name, canonical);
-  const verdict = await judge(ctx, proposal, false);
+  const verdict = judge(ctx, proposal, false);
   const lives = verdict.outcome === 'allow' || verdict.outcome === 'approval_required';
   await insertCall(ctx, { tool: tool.name, kind: tool.kind, tool_hash: tool.tool_hash, args_hash }, lives ? 1 : 0);
   return applyVerdict(ctx, proposal, undefined, verdict);
@@ -142,7 +142,7 @@ async function admitNew(ctx: CallContext, proposal: Proposal): Promise<Admission
 /** Voids what was shown and judges the ledger's arguments anew, under the tool's new definition. */
 async function admitSuperseded(ctx: CallContext, known: CallRow, request: RequestRow): Promise<Admission> {
   if (request.status !== 'superseded') await supersedeRequest(ctx.ledger, request, ctx.ports.tools.get(known.tool)?.tool_hash ?? 'none');
-  const held = approvedArguments(ctx, known, request, await ctx.ledger.arguments(known.args_hash));
+  const held = approvedArguments(ctx, known, request, ctx.found.waiting?.canonical);
   if (held === undefined) return answer(await refuseAltered(ctx, known, request));
   const reading = readCall(ctx, held.value);
   if (!reading.ok) return answer(await refuseInvalid(ctx, known, reading));
@@ -156,7 +156,7 @@ async function admitChanged(ctx: CallContext, proposal: Proposal, known: CallRow
     await ctx.ledger.insertArguments(args_hash, tool.name, canonical);
     await ctx.ledger.updateCall(known.call_id, { args_hash, tool_hash: tool.tool_hash, kind: tool.kind });
   }
-  return applyVerdict(ctx, proposal, known, await judge(ctx, proposal, true));
+  return applyVerdict(ctx, proposal, known, judge(ctx, proposal, true));
 }
 
 /** @param known the call's row when it has its place in the budget already */
@@ -179,7 +179,7 @@ async function applyVerdict(ctx: CallContext, proposal: Proposal, known: CallRow
 /** An attempt claimed this call and never told how it ended. */
 async function admitInterrupted(ctx: CallContext, proposal: Proposal, known: CallRow): Promise<Admission> {
   const repeatable = (proposal.tool.kind === 'read' || proposal.tool.idempotent) && proposal.tool.tool_hash === known.tool_hash;
-  const verdict = repeatable ? await judge(ctx, proposal, true) : undefined;
+  const verdict = repeatable ? judge(ctx, proposal, true) : undefined;
   if (verdict?.outcome === 'allow' || (verdict?.outcome === 'approval_required' && known.pending_id !== null)) {
     return {
       type: 'execute',

@@ -3,7 +3,7 @@ import { type AuditFacts, NO_FACTS } from '../core/audit.ts';
 import { missingVotes } from '../core/approval.ts';
 import type { CallInput, CallResult, PendingView, ResultSummary, Stop } from '../core/run-contract.ts';
 import { LIMITS, type StopReason } from '../core/words.ts';
-import type { CallRow, DecisionRow, GatewayPorts, LoadedPolicy, NewRequest, RegisteredTool, RequestRow, RunLedger, RunRow } from './ports.ts';
+import type { CallRow, DecisionRow, FoundCall, GatewayPorts, LoadedPolicy, NewRequest, RegisteredTool, RequestRow, RunLedger, RunRow } from './ports.ts';
 import type { ProvenToken } from './tokens.ts';
 
 /** One `callTool`, inside the run's transaction. */
@@ -15,6 +15,8 @@ export interface CallContext {
   /** Read once per transaction, so that one call is judged by one policy. */
   readonly loaded: LoadedPolicy;
   readonly tokens: readonly ProvenToken[];
+  /** What the ledger held when the transaction began. */
+  readonly found: FoundCall;
 }
 
 /** A call whose tool exists and whose arguments fit, parsed once. */

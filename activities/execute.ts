@@ -14,7 +14,7 @@ type Outcome = { status: 'ok' | 'error' | 'unknown'; text: string; active_ms: nu
 
 export async function executeClaim(ports: GatewayPorts, run: RunKey, callId: string, claim: Claim): Promise<CallResult> {
   const outcome = await callWithRetries(ports, run, callId, claim);
-  return ports.ledger.withRun(run, (ledger) => settle(ports, ledger, callId, claim, outcome));
+  return ports.ledger.withCall(run, { call_id: callId }, (ledger, { call }) => settle(ports, ledger, call, claim, outcome));
 }
 
 async function callWithRetries(ports: GatewayPorts, run: RunKey, callId: string, claim: Claim): Promise<Outcome> {
@@ -78,9 +78,9 @@ function jsonText(value: unknown): string {
   }
 }
 
-async function settle(ports: GatewayPorts, ledger: RunLedger, callId: string, claim: Claim, outcome: Outcome): Promise<CallResult> {
-  const call = await ledger.call(callId);
-  if (!call) throw new Error(`call ${callId} is gone`);
+async function settle(ports: GatewayPorts, ledger: RunLedger, call: CallRow | undefined, claim: Claim, outcome: Outcome): Promise<CallResult> {
+  if (!call) throw new Error('the row of a claimed call is gone');
+  const callId = call.call_id;
   const result = {
     result_status: outcome.status,
     result: outcome.text.slice(0, LIMITS.result),

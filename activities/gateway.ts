@@ -22,7 +22,7 @@ import { LIMITS } from '../core/words.ts';
 import { admitCall } from './admit.ts';
 import { refuseCall, stopOf } from './call-context.ts';
 import { executeClaim } from './execute.ts';
-import { closeRun, knownRun, openRun, planNextStep } from './planner.ts';
+import { closeRun, known, knownRun, openRun, planNextStep } from './planner.ts';
 import type { GatewayPorts } from './ports.ts';
 import { readIds, readMessages, readStep, readStop, readText } from './read-input.ts';
 import { cancelRequest, closeAtDeadline, requestState } from './requests.ts';
@@ -61,10 +61,9 @@ async function callTool(ports: GatewayPorts, key: RunKey, given: Omit<CallInput,
   const unique = new Set(Array.isArray(input.tokens) ? input.tokens.slice(0, LIMITS.batch) : []);
   // Meanwhile the ledger is asked: a signature that is no good makes no token, and changes nothing there.
   const proving = Promise.all([...unique].map((token) => proveToken(ports.tokens, token)));
-  const admission = await ports.ledger.withRun(key, async (ledger) => {
-    const [run, known, tokens] = await Promise.all([knownRun(ledger), ledger.call(input.call_id), proving]);
-    return admitCall({ ports, ledger, run, input, loaded: ports.policy.current(), tokens }, known);
-  });
+  const admission = await ports.ledger.withCall(key, input, async (ledger, found) =>
+    admitCall({ ports, ledger, run: known(ledger, found.run), input, loaded: ports.policy.current(), tokens: await proving, found }),
+  );
   return admission.type === 'answer' ? admission.result : executeClaim(ports, key, input.call_id, admission.claim);
 }
 

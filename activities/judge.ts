@@ -4,7 +4,7 @@ import { evaluatePolicy, votesNeeded } from '../core/policy.ts';
 import { hasConditions, policyCall } from '../core/policy-facts.ts';
 import type { Stop } from '../core/run-contract.ts';
 import { type CallContext, type Proposal, stopOf } from './call-context.ts';
-import type { LoadedPolicy, RequestRow, RunLedger, RunRow } from './ports.ts';
+import type { EngagedControl, LoadedPolicy, RequestRow, RunLedger, RunRow } from './ports.ts';
 
 export interface Rule {
   readonly rule: string;
@@ -19,10 +19,10 @@ export type Verdict = ({ outcome: 'allow' | 'approval_required' | 'deny' } & Rul
 type Judged = Pick<Proposal, 'tool' | 'value'>;
 
 /** @param reserved true when this call has its place in the budget already */
-export async function judge(ctx: CallContext, { tool, value }: Judged, reserved: boolean): Promise<Verdict> {
+export function judge(ctx: CallContext, { tool, value }: Judged, reserved: boolean): Verdict {
   const { ledger, run, loaded } = ctx;
   const about = { call_id: ctx.input.call_id, tool: tool.name };
-  const switched = await engagedSwitch(ledger, loaded, run, tool.name);
+  const switched = switchInWords(loaded, ctx.found.engaged);
   if (switched) return { outcome: 'stop', stop: stopOf('kill_switch', switched, about) };
   const exhausted = exhaustedBudget(loaded.policy.budgets, run.usage, reserved ? 'granted' : 'call');
   if (exhausted) {
@@ -37,8 +37,11 @@ export async function judge(ctx: CallContext, { tool, value }: Judged, reserved:
 
 /** Why the kill switch stops this, or undefined. Not asked when the file disarms it. */
 export async function engagedSwitch(ledger: RunLedger, loaded: LoadedPolicy, run: RunRow, tool?: string): Promise<string | undefined> {
-  if (!loaded.policy.controls.kill_switch.enabled) return undefined;
-  const engaged = await ledger.engagedControl(run.agent, tool);
+  return loaded.policy.controls.kill_switch.enabled ? switchInWords(loaded, await ledger.engagedControl(run.agent, tool)) : undefined;
+}
+
+function switchInWords({ policy }: LoadedPolicy, engaged: EngagedControl | undefined): string | undefined {
+  if (!policy.controls.kill_switch.enabled) return undefined;
   return engaged && `the kill switch is engaged for ${engaged.scope}${engaged.reason ? `: ${engaged.reason}` : ''}`;
 }
 

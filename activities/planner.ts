@@ -55,7 +55,10 @@ async function admitRun(ledger: RunLedger, key: RunKey, input: { input: unknown 
 
 /** The run's row, or a failure that no retry mends: the workflow skipped `openRun`. */
 export async function knownRun(ledger: RunLedger): Promise<RunRow> {
-  const run = await ledger.run();
+  return known(ledger, await ledger.run());
+}
+
+export function known(ledger: RunLedger, run: RunRow | undefined): RunRow {
   if (!run) throw ApplicationFailure.nonRetryable(`run ${ledger.run_id} was never opened under execution ${ledger.first_execution_id}`, 'run_unknown');
   return run;
 }

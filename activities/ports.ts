@@ -136,8 +136,12 @@ export interface DecisionRow {
   decided_at: Date;
 }
 
-/** A vote, with the roles of its voter; null when they may not decide any more. */
-export type VoteRow = DecisionRow & { readonly roles: readonly string[] | null };
+export type VoteRow = DecisionRow & {
+  /** Of the voter; null when they may not decide any more. */
+  readonly roles: readonly string[] | null;
+  /** Idempotency key of the call that used this vote. */
+  readonly used_by: string | null;
+};
 
 export type NewRequest = Omit<RequestRow, 'run_id' | 'first_execution_id' | 'status' | 'resolved_at' | 'usable_until' | 'rejected'>;
 
@@ -183,11 +187,11 @@ export interface RunLedger {
   openRequests(): Promise<RequestRow[]>;
   /** Oldest first. */
   votes(pending_id: string): Promise<VoteRow[]>;
-  /** False when the decision was used by another call. True when it was free or used by this same key. */
-  consume(decision_id: string, idempotency_key: string): Promise<boolean>;
+  /** Notes that this call uses the decision. Nothing is committed when it was used before. */
+  consume(decision_id: string, idempotency_key: string): Promise<void>;
 
   /** Takes part in the kill switch: from here to the commit no `kill on` returns, and none that returned before is missed. */
-  engagedControl(agent: string, tool?: string): Promise<{ scope: string; reason: string | null } | undefined>;
+  engagedControl(agent: string, tool?: string): Promise<EngagedControl | undefined>;
 
   /** Appends to the run's chain. Does nothing when an event with this key is there. */
   append(facts: AuditFacts): Promise<void>;
@@ -198,7 +202,33 @@ export interface TranscriptRow extends Pick<CallRow, 'call_id' | 'tool' | 'statu
   canonical: string | null;
 }
 
+/** A switch that is thrown. */
+export interface EngagedControl {
+  readonly scope: string;
+  readonly reason: string | null;
+}
+
+/** What the ledger holds about a call when its transaction begins. */
+export interface FoundCall {
+  readonly run: RunRow | undefined;
+  readonly call: CallRow | undefined;
+  /** The request that the call waits or waited for, the votes on it, oldest first, and the call's stored arguments. */
+  readonly waiting: { readonly request: RequestRow; readonly votes: readonly VoteRow[]; readonly canonical: string | undefined } | undefined;
+  /** As {@link RunLedger.engagedControl}: until the commit no `kill on` returns. Undefined when no tool was named. */
+  readonly engaged: EngagedControl | undefined;
+}
+
 export interface Ledger {
+  /**
+   * Like {@link Ledger.withRun}, with all that a call is judged by, read under the run's lock in one round trip.
+   *
+   * @param call `tool` absent: the call is not to be judged, neither the kill switch nor its request is looked at
+   */
+  withCall<T>(
+    run: { run_id: string; first_execution_id: string },
+    call: { call_id: string; tool?: string },
+    work: (ledger: RunLedger, found: FoundCall) => Promise<T>,
+  ): Promise<T>;
   /** Runs `work` in one transaction under the run's lock. Everything or nothing. */
   withRun<T>(run: { run_id: string; first_execution_id: string }, work: (ledger: RunLedger) => Promise<T>): Promise<T>;
   /** The newest 500 finished calls of a run in order, with arguments and the first 64 KB of each result, for the planner. No lock. */

@@ -4,24 +4,18 @@ import { missingVotes } from '../core/approval.ts';
 import { type Admission, answer, type CallContext, callFacts, eventKey, idempotencyKey, type Proposal, stopOf } from './call-context.ts';
 import { judge } from './judge.ts';
 import { claimCall, denyCall, stopCall, tokenArgument } from './outcomes.ts';
-import type { CallRow, DecisionRow, RequestRow, VoteRow } from './ports.ts';
+import type { CallRow, RequestRow, VoteRow } from './ports.ts';
 import { isClosed, refuseForRequest, reopenRequest, waitingAnswer, withdrawFor } from './requests.ts';
 import { decisionOf, mayStillDecide, recordRejection } from './tokens.ts';
 
 export async function resumeWaiting(ctx: CallContext, proposal: Proposal, known: CallRow): Promise<Admission | { type: 'superseded'; request: RequestRow }> {
   const { ledger, loaded } = ctx;
-  const pendingId = known.pending_id ?? '';
-  // All that may be needed, at once: the answers come together.
-  const [request, votes, canonical, verdict] = await Promise.all([
-    ledger.request(pendingId),
-    ledger.votes(pendingId),
-    ledger.arguments(known.args_hash),
-    judge(ctx, proposal, true),
-  ]);
+  const { request, votes = [], canonical } = ctx.found.waiting ?? {};
   if (!request) return answer({ status: 'stopped', stop: stopOf('policy_denied', `the request of call ${known.call_id} is not in the ledger`, known) });
   if (isClosed(request)) return answer(await refuseForRequest(ledger, loaded, request));
   if (request.status === 'superseded' || proposal.tool.tool_hash !== request.tool_hash) return { type: 'superseded', request };
 
+  const verdict = judge(ctx, proposal, true);
   if (verdict.outcome === 'stop') {
     await withdrawFor(ctx, known, verdict.stop.stop_reason, verdict.stop.reason);
     return answer(await stopCall(ctx, proposal, verdict.stop));
@@ -41,9 +35,9 @@ export async function resumeWaiting(ctx: CallContext, proposal: Proposal, known:
 }
 
 /** The votes that let this call through, or undefined while it has to wait. Tokens that count for nothing are recorded. */
-async function grantedBy(ctx: CallContext, request: RequestRow, committed: readonly VoteRow[], quorum: number): Promise<DecisionRow[] | undefined> {
+async function grantedBy(ctx: CallContext, request: RequestRow, committed: readonly VoteRow[], quorum: number): Promise<VoteRow[] | undefined> {
   const { ledger } = ctx;
-  const proven = new Map<string, DecisionRow>();
+  const proven = new Map<string, VoteRow>();
   for (const token of ctx.tokens) {
     const result = decisionOf(request, committed, token, 'approved', ledger.now());
     if ('decision' in result) proven.set(result.decision.approver, result.decision);
@@ -97,14 +91,16 @@ async function recordDeny(ctx: CallContext, known: CallRow, request: RequestRow,
   });
 }
 
-async function executeGranted(ctx: CallContext, proposal: Proposal, known: CallRow, request: RequestRow, granted: readonly DecisionRow[]): Promise<Admission> {
+async function executeGranted(ctx: CallContext, proposal: Proposal, known: CallRow, request: RequestRow, granted: readonly VoteRow[]): Promise<Admission> {
   const { ledger } = ctx;
   const key = idempotencyKey(ledger, known.call_id);
-  for (const decision of granted) {
-    if (await ledger.consume(decision.decision_id, key)) continue;
-    await recordRejection(ledger, request, 'consumed', `decision ${decision.decision_id} was used by another call`);
+  // Only this run's calls use the votes on its requests, under its lock: what was free when the lock was taken is free.
+  const used = granted.find(({ used_by }) => used_by !== null && used_by !== key);
+  if (used) {
+    await recordRejection(ledger, request, 'consumed', `decision ${used.decision_id} was used by another call`);
     return answer(await waitingAnswer(ledger, request.pending_id));
   }
+  for (const { decision_id, used_by } of granted) if (used_by === null) await ledger.consume(decision_id, key);
   const claim = await claimCall(ctx, proposal, known.fence, {
     rule: request.rule,
     tier: request.tier,

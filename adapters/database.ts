@@ -46,23 +46,39 @@ export function prepared(text: string, values: unknown[]): { name: string; text:
   return { name, text, values };
 }
 
-/** Runs `work` in one READ COMMITTED transaction. */
-export async function transaction<T>(pool: Pool, work: (client: Client) => Promise<T>): Promise<T> {
+/** Takes a write that is not waited for before the commit. Each must fail by itself when it did not do what it should. */
+export type Later = (write: Promise<unknown>) => void;
+
+/**
+ * Runs `work` in one READ COMMITTED transaction. On a pipelined connection the first statement is sent together with BEGIN, and
+ * COMMIT together with the writes that were handed to `later`: a commit after a statement that failed is a rollback.
+ *
+ * @returns what `work` did, once it is committed
+ */
+export async function transaction<T>(pool: Pool, work: (client: Client, later: Later) => Promise<T>): Promise<T> {
   const client = await connect(pool);
+  const writes: Promise<unknown>[] = [];
+  const later: Later = (write) => {
+    write.catch(() => {});
+    writes.push(write);
+  };
   let broken: Error | undefined;
   try {
     const begun = client.query('BEGIN');
-    // On a pipelined connection what follows is sent with it, and fails if it fails.
-    if (client.pipeline) begun.catch(() => {});
+    if (client.pipeline) later(begun);
     else await begun;
-    const result = await work(client);
-    await client.query('COMMIT');
+    const result = await work(client, later);
+    if (!client.pipeline) await Promise.all(writes);
+    const [{ command }] = await Promise.all([client.query('COMMIT'), ...writes]);
+    if (command !== 'COMMIT') throw new HoldpointError('internal', `the database answered COMMIT with ${command}`);
     return result;
   } catch (error) {
     await client.query('ROLLBACK').catch((rollback: unknown) => {
       broken = rollback instanceof Error ? rollback : new Error(messageOf(rollback));
     });
-    throw error;
+    // A write that failed is the reason why what came after it failed, too.
+    const failed = (await Promise.allSettled(writes)).find((write) => write.status === 'rejected');
+    throw failed ? failed.reason : error;
   } finally {
     client.release(broken);
   }

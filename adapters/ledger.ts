@@ -1,9 +1,10 @@
 /** The ledger on PostgreSQL, gateway side. */
-import type { Ledger, RunLedger, TranscriptRow } from '../activities/ports.ts';
+import type { CallRow, FoundCall, Ledger, RequestRow, TranscriptRow, VoteRow } from '../activities/ports.ts';
+import { GENESIS } from '../core/audit.ts';
 import { HoldpointError } from '../core/errors.ts';
 import { lockHead } from './chain.ts';
-import { type Pool, transaction } from './database.ts';
-import { PostgresRunLedger } from './run-ledger.ts';
+import { type Pool, prepared, transaction } from './database.ts';
+import { PostgresRunLedger, runOf, type StateRow } from './run-ledger.ts';
 
 /** What a planner looks back on: so many calls, and so much of each result. More would not fit into the worker's memory for ever. */
 const TRANSCRIPT_CALLS = 500;
@@ -20,21 +21,57 @@ const TRANSCRIPT = `SELECT * FROM (
 export function createLedger(pool: Pool): Ledger {
   if (pool.options.pipeline !== true) throw new HoldpointError('internal', 'the ledger sends its writes without waiting: its pool needs `pipeline`');
   return {
-    withRun<T>(run: { run_id: string; first_execution_id: string }, work: (ledger: RunLedger) => Promise<T>): Promise<T> {
-      return transaction(pool, async (client) => {
-        const ledger = new PostgresRunLedger(client, await lockHead(client, run.run_id), run.first_execution_id);
-        try {
-          return await work(ledger);
-        } finally {
-          // Nothing is committed before every write is known to have done what it should. One that failed is the reason why
-          // what came after it failed, too.
-          await ledger.written();
-        }
-      });
-    },
+    withRun: (run, work) =>
+      transaction(pool, async (client, later) =>
+        work(new PostgresRunLedger({ client, later, head: await lockHead(client, run.run_id) }, run.first_execution_id)),
+      ),
+    withCall: (run, { call_id, tool = null }, work) =>
+      transaction(pool, async (client, later) => {
+        const { rows } = await client.query<EnteredRow>(prepared(ENTER, [run.run_id, run.first_execution_id, call_id, tool, GENESIS]));
+        const [row] = rows;
+        if (!row) throw new HoldpointError('internal', `call ${call_id} of run ${run.run_id} cannot be entered`);
+        const head = { run_id: run.run_id, seq: row.seq, hash: row.hash, at: row.at };
+        return work(new PostgresRunLedger({ client, later, head }, run.first_execution_id), foundOf(row));
+      }),
     async transcript(run) {
       const { rows } = await pool.query<TranscriptRow>(TRANSCRIPT, [run.run_id, run.first_execution_id]);
       return rows;
     },
   };
+}
+
+const ENTER = 'SELECT seq, hash, at, run, call, request, votes, canonical, control_scope, control_reason FROM enter_call($1, $2, $3, $4, $5)';
+
+/** Rows inside it are JSON: their times are text. */
+interface EnteredRow {
+  seq: number;
+  hash: string;
+  at: Date;
+  run: StateRow | null;
+  call: CallRow | null;
+  request: RequestRow | null;
+  votes: VoteRow[] | null;
+  canonical: string | null;
+  control_scope: string | null;
+  control_reason: string | null;
+}
+
+function foundOf({ run, call, request, votes, canonical, control_scope: scope, control_reason: reason }: EnteredRow): FoundCall {
+  return {
+    run: run ? runOf(run) : undefined,
+    call: call ?? undefined,
+    waiting: request
+      ? {
+          request: timed(request, ['created_at', 'expires_at', 'resolved_at', 'usable_until']),
+          votes: (votes ?? []).map((vote) => timed(vote, ['decided_at'])),
+          canonical: canonical ?? undefined,
+        }
+      : undefined,
+    engaged: scope === null ? undefined : { scope, reason },
+  };
+}
+
+function timed<T extends object>(row: T, columns: readonly (keyof T)[]): T {
+  const times = columns.map((column) => [column, row[column] === null ? null : new Date(String(row[column]))]);
+  return { ...row, ...(Object.fromEntries(times) as Partial<T>) };
 }

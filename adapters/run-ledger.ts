@@ -1,13 +1,13 @@
-import type { CallRow, NewRequest, RequestRow, RunLedger, RunRow, VoteRow } from '../activities/ports.ts';
+import type { CallRow, EngagedControl, NewRequest, RequestRow, RunLedger, RunRow, VoteRow } from '../activities/ports.ts';
 import type { AuditFacts } from '../core/audit.ts';
 import type { RunFile } from '../core/contracts.ts';
 import { HoldpointError } from '../core/errors.ts';
 import type { Stop } from '../core/run-contract.ts';
 import { storableText } from '../core/text.ts';
 import { appendAudit, type ChainHead } from './chain.ts';
-import { type Client, prepared } from './database.ts';
+import { type Client, type Later, prepared } from './database.ts';
 
-interface StateRow {
+export interface StateRow {
   registered: boolean;
   agent: string;
   owner: string | null;
@@ -35,7 +35,7 @@ function storable(value: unknown): unknown {
 /** Name of the lock that claims share (in `engaged_control`) and `kill on` takes alone. */
 export const CONTROLS_LOCK = `hashtext('holdpoint-controls')`;
 
-function runOf(row: StateRow): RunRow {
+export function runOf(row: StateRow): RunRow {
   const { registered, agent, owner, requester, goal, ttl_seconds, stop } = row;
   const usage = { steps: row.steps, tool_calls: row.tool_calls, active_seconds: row.active_ms / 1000, usd: row.usd };
   return { registered, agent, owner, requester, goal, ttl_seconds, stop, usage };
@@ -46,13 +46,14 @@ export class PostgresRunLedger implements RunLedger {
   readonly run_id: string;
   readonly first_execution_id: string;
   readonly #client: Client;
+  readonly #later: Later;
   readonly #head: ChainHead;
   #now: Date;
-  readonly #writes: Promise<unknown>[] = [];
   #appended: Promise<void> = Promise.resolve();
 
-  constructor(client: Client, head: ChainHead, firstExecutionId: string) {
+  constructor({ client, later, head }: { client: Client; later: Later; head: ChainHead }, firstExecutionId: string) {
     this.#client = client;
+    this.#later = later;
     this.#head = head;
     this.#now = head.at;
     this.run_id = head.run_id;
@@ -74,17 +75,7 @@ export class PostgresRunLedger implements RunLedger {
 
   /** Sends a write whose first two parameters are the run's key and does not wait for it: the connection keeps the order. */
   #write(sql: string, ...parameters: unknown[]): void {
-    this.#send(this.#rows(sql, ...parameters));
-  }
-
-  #send(write: Promise<unknown>): void {
-    write.catch(() => {});
-    this.#writes.push(write);
-  }
-
-  /** Waits for all writes that were sent. Rejects with the first that failed. */
-  async written(): Promise<void> {
-    await Promise.all(this.#writes);
+    this.#later(this.#rows(sql, ...parameters));
   }
 
   async run(): Promise<RunRow | undefined> {
@@ -188,17 +179,14 @@ export class PostgresRunLedger implements RunLedger {
   #update(table: string, change: object, extra: string, where: string, id: string, activeMs?: number): void {
     const entries = Object.entries(change);
     const sets = entries.map(([column], index) => `${column} = $${index + 4}`).join(', ');
-    const values = [this.run_id, this.first_execution_id, id, ...entries.map(([, value]) => storable(value))];
-    const used =
-      activeMs === undefined
-        ? ''
-        : `WITH used AS (UPDATE run_states SET active_ms = active_ms + $${values.push(Math.round(activeMs))} WHERE run_id = $1 AND first_execution_id = $2) `;
-    const sql = `${used}UPDATE ${table} SET ${sets}${extra} WHERE ${where}`;
-    const write = async (): Promise<void> => {
-      const { rowCount } = await this.#client.query(prepared(sql, values));
-      if (rowCount !== 1) throw new HoldpointError('internal', `${table} has no row ${id} of run ${this.run_id}`);
-    };
-    this.#send(write());
+    const values = [id, ...entries.map(([, value]) => value)];
+    const used = `used AS (UPDATE run_states SET active_ms = active_ms + $${values.length + 3} WHERE run_id = $1 AND first_execution_id = $2), `;
+    this.#write(
+      `WITH ${activeMs === undefined ? '' : used}changed AS (UPDATE ${table} SET ${sets}${extra} WHERE ${where} RETURNING 1)
+       SELECT expect_one((SELECT count(*) FROM changed), '${table}')`,
+      ...values,
+      ...(activeMs === undefined ? [] : [Math.round(activeMs)]),
+    );
   }
 
   async countRefused(argsHash: string): Promise<number> {
@@ -217,7 +205,7 @@ export class PostgresRunLedger implements RunLedger {
   }
 
   async insertArguments(argsHash: string, tool: string, canonical: string): Promise<void> {
-    this.#send(this.#query('INSERT INTO arguments (args_hash, tool, canonical) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING', [argsHash, tool, canonical]));
+    this.#later(this.#query('INSERT INTO arguments (args_hash, tool, canonical) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING', [argsHash, tool, canonical]));
   }
 
   /** Only requests of this run: a foreign `pending_id` is not there. */
@@ -232,15 +220,14 @@ export class PostgresRunLedger implements RunLedger {
     const place = (column: keyof NewRequest): string => `$${entries.findIndex(([name]) => name === column) + 3}`;
     const columns = entries.map(([column]) => column).join(', ');
     const values = entries.map((_, index) => `$${index + 3}`).join(', ');
-    const sql = `WITH waiting AS (
+    this.#write(
+      `WITH waiting AS (
          UPDATE calls SET status = 'waiting', pending_id = ${place('pending_id')}, tool_hash = ${place('tool_hash')}, args_hash = ${place('args_hash')}
-         WHERE run_id = $1 AND first_execution_id = $2 AND call_id = ${place('call_id')} RETURNING 1)
-       INSERT INTO approval_requests (run_id, first_execution_id, ${columns}) VALUES ($1, $2, ${values}) RETURNING (SELECT count(*)::int FROM waiting) AS calls`;
-    const write = async (): Promise<void> => {
-      const [made] = await this.#rows<{ calls: number }>(sql, ...entries.map(([, value]) => value));
-      if (made?.calls !== 1) throw new HoldpointError('internal', `run ${this.run_id} has no call ${row.call_id} that could wait`);
-    };
-    this.#send(write());
+         WHERE run_id = $1 AND first_execution_id = $2 AND call_id = ${place('call_id')} RETURNING 1),
+       made AS (INSERT INTO approval_requests (run_id, first_execution_id, ${columns}) VALUES ($1, $2, ${values}))
+       SELECT expect_one((SELECT count(*) FROM waiting), 'calls')`,
+      ...entries.map(([, value]) => value),
+    );
   }
 
   async updateRequest(pendingId: string, change: Partial<Pick<RequestRow, 'status' | 'quorum' | 'resolved_at' | 'usable_until' | 'rejected'>>): Promise<void> {
@@ -255,20 +242,17 @@ export class PostgresRunLedger implements RunLedger {
   }
 
   async votes(pendingId: string): Promise<VoteRow[]> {
-    const sql = `SELECT d.decision_id, d.pending_id, d.run_id, d.approver, d.outcome, d.reason, d.token, d.decided_at, a.roles
-      FROM decisions d LEFT JOIN approvers a ON a.principal = d.approver AND a.active
+    const sql = `SELECT d.decision_id, d.pending_id, d.run_id, d.approver, d.outcome, d.reason, d.token, d.decided_at, a.roles, u.idempotency_key AS used_by
+      FROM decisions d LEFT JOIN approvers a ON a.principal = d.approver AND a.active LEFT JOIN consumptions u USING (decision_id)
       WHERE d.pending_id = $1 AND d.run_id = $2 ORDER BY d.decided_at, d.decision_id`;
     return this.#query<VoteRow>(sql, [pendingId, this.run_id]);
   }
 
-  /** Only this run uses the decisions on its requests, under its lock: what is not there after the insert was never there. */
-  async consume(decisionId: string, idempotencyKey: string): Promise<boolean> {
-    const sql = `WITH added AS (INSERT INTO consumptions (decision_id, idempotency_key) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING idempotency_key)
-      SELECT idempotency_key FROM added UNION ALL SELECT idempotency_key FROM consumptions WHERE decision_id = $1`;
-    return (await this.#query<{ idempotency_key: string }>(sql, [decisionId, idempotencyKey]))[0]?.idempotency_key === idempotencyKey;
+  async consume(decisionId: string, idempotencyKey: string): Promise<void> {
+    this.#later(this.#query('INSERT INTO consumptions (decision_id, idempotency_key) VALUES ($1, $2)', [decisionId, idempotencyKey]));
   }
 
-  async engagedControl(agent: string, tool?: string): Promise<{ scope: string; reason: string | null } | undefined> {
+  async engagedControl(agent: string, tool?: string): Promise<EngagedControl | undefined> {
     const scopes = ['global', `agent:${agent}`, ...(tool === undefined ? [] : [`tool:${tool}`])];
     const sql = 'SELECT scope, reason, at FROM engaged_control($1)';
     const [row] = await this.#query<{ scope: string | null; reason: string | null; at: Date }>(sql, [scopes]);
@@ -282,6 +266,6 @@ export class PostgresRunLedger implements RunLedger {
     // An event stands on the one before it, and whether that was added is known only when it was.
     await this.#appended;
     this.#appended = appendAudit(this.#client, this.#head, facts, this.#now);
-    this.#send(this.#appended);
+    this.#later(this.#appended);
   }
 }

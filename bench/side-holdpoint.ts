@@ -131,8 +131,9 @@ async function openService(stand: Stand, folder: string, taskQueue: string) {
 /** Waits for so many requests of these runs. The time that counts is the ledger's, so that looking seldom costs nothing. */
 async function openRequests({ pool }: ServerContext, runIds: readonly string[], count: number): Promise<Asked[]> {
   for (;;) {
-    const { rows } = await pool.query<Asked>('SELECT run_id, pending_id, call_id, created_at FROM approval_requests WHERE run_id = ANY($1)', [runIds]);
-    if (rows.length >= count) return rows;
+    const { rows } = await pool.query<{ n: number }>('SELECT count(*)::int AS n FROM approval_requests WHERE run_id = ANY($1)', [runIds]);
+    if ((rows[0]?.n ?? 0) >= count) break;
     await sleep(100);
   }
+  return (await pool.query<Asked>('SELECT run_id, pending_id, call_id, created_at FROM approval_requests WHERE run_id = ANY($1)', [runIds])).rows;
 }
