@@ -20,13 +20,23 @@ const USAGE = `usage: npm run bench -- [options]
   --crowd N                    instead of the rest: N runs wait on one worker, then all are approved
   --json                       one JSON object on stdout
 `;
-const FULL: Sizes = { idle: 100, runs: 300, longRuns: 20, longCalls: 50, concurrency: 20 };
-const QUICK: Sizes = { idle: 40, runs: 100, longRuns: 20, longCalls: 20, concurrency: 20 };
+interface Scale {
+  sizes: Sizes;
+  requests: number;
+  waiting: number;
+  wake: number;
+}
+const SCALES = {
+  full: { sizes: { idle: 100, runs: 300, longRuns: 20, longCalls: 50, concurrency: 20 }, requests: 100, waiting: 1_000, wake: 50 },
+  quick: { sizes: { idle: 40, runs: 100, longRuns: 20, longCalls: 20, concurrency: 20 }, requests: 40, waiting: 300, wake: 20 },
+  // Says nothing about speed: shows that the benchmark works.
+  smoke: { sizes: { idle: 3, runs: 6, longRuns: 2, longCalls: 3, concurrency: 3 }, requests: 3, waiting: 30, wake: 3 },
+} satisfies Record<string, Scale>;
 
 interface Options {
   servers: ServerKind[];
   rounds: number;
-  quick: boolean;
+  scale: keyof typeof SCALES;
   json: boolean;
   crowd: number | undefined;
 }
@@ -65,6 +75,7 @@ function optionsOf(args: string[]): Options | undefined {
       server: { type: 'string' },
       rounds: { type: 'string', default: '3' },
       quick: { type: 'boolean', default: false },
+      smoke: { type: 'boolean', default: false },
       json: { type: 'boolean', default: false },
       crowd: { type: 'string' },
       help: { type: 'boolean', default: false },
@@ -80,7 +91,7 @@ function optionsOf(args: string[]): Options | undefined {
   return {
     servers: server === 'both' ? ['embedded', 'full'] : [server],
     rounds: whole('--rounds', values.rounds),
-    quick: values.quick,
+    scale: values.smoke ? 'smoke' : values.quick ? 'quick' : 'full',
     json: values.json,
     crowd: values.crowd === undefined ? undefined : whole('--crowd', values.crowd),
   };
@@ -101,8 +112,8 @@ async function measureOnlyCrowd(stand: Stand, kind: ServerKind, count: number): 
   return { rounds: [], requests: null, events: null, memory: null, crowd: await measureCrowd(stand, count, (message) => report(`${kind}: ${message}`)) };
 }
 
-async function measureAll(stand: Stand, kind: ServerKind, { rounds: count, quick }: Options): Promise<ServerResult> {
-  const sizes = quick ? QUICK : FULL;
+async function measureAll(stand: Stand, kind: ServerKind, { rounds: count, scale }: Options): Promise<ServerResult> {
+  const { sizes, requests: asked, waiting, wake } = SCALES[scale];
   const rounds: ServerResult['rounds'] = [];
   for (let round = 1; round <= count; round++) {
     report(`${kind}: round ${round} of ${count}`);
@@ -111,11 +122,11 @@ async function measureAll(stand: Stand, kind: ServerKind, { rounds: count, quick
     rounds.push({ minimal, holdpoint: await oneSide(stand, openHoldpoint, sizes) });
   }
   report(`${kind}: decision requests`);
-  const requests = await measureRequests(stand, quick ? 40 : 100);
+  const requests = await measureRequests(stand, asked);
   report(`${kind}: events`);
   const events = await countEvents(stand);
   report(`${kind}: memory`);
-  const memory = await measureMemory(stand, openHoldpoint, quick ? 300 : 1_000, quick ? 20 : 50);
+  const memory = await measureMemory(stand, openHoldpoint, waiting, wake);
   return { rounds, requests, events, memory, crowd: null };
 }
 
@@ -131,7 +142,7 @@ async function oneSide(stand: Stand, open: typeof openMinimal, sizes: Sizes): Re
 function documentOf(servers: Partial<Record<ServerKind, ServerResult>>, options: Options, loadBefore: number, seconds: number): object {
   const machine = { cores: cpus().length, model: cpus()[0]?.model ?? '', memory_gb: totalmem() / 1e9, node: process.version, load_before: loadBefore };
   const results = Object.entries(servers).map(([kind, result]) => [kind, { compared: result.rounds.length === 0 ? [] : compare(result), ...result }]);
-  return { at: new Date().toISOString(), seconds, quick: options.quick, machine, servers: Object.fromEntries(results) as object };
+  return { at: new Date().toISOString(), seconds, scale: options.scale, machine, servers: Object.fromEntries(results) as object };
 }
 
 function rounded(_key: string, value: unknown): unknown {

@@ -1,6 +1,6 @@
 /** What is measured of one side. Every number is of this machine, in this minute, with the other side measured beside it. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { cpuSeconds, now } from './process.ts';
+import { cpuSeconds, now, threadSeconds } from './process.ts';
 import { each, type Side, upTo } from './side.ts';
 import type { Stand } from './stand.ts';
 
@@ -43,6 +43,10 @@ export interface CpuMs {
   worker: number;
   temporal: number;
   postgres: number;
+  /** The worker's, by its threads: main, others of Node, native ones. */
+  worker_main: number;
+  worker_node: number;
+  worker_native: number;
 }
 
 /** Runs settle, garbage is collected, other work of the server is done. */
@@ -165,27 +169,31 @@ export async function measureLong(
 
 /** CPU of the three processes, with pauses in which nothing is counted. */
 function cpuOf(stand: Stand, side: Side): { pause(): void; resume(): void; per(count: number): CpuMs | null } {
-  const pids = { worker: side.worker.pid, temporal: stand.serverPid, postgres: stand.postgresPid };
-  const read = (): Record<keyof typeof pids, number | undefined> => ({
-    worker: cpuSeconds(pids.worker),
-    temporal: cpuSeconds(pids.temporal),
-    postgres: cpuSeconds(pids.postgres),
-  });
-  const used = { worker: 0, temporal: 0, postgres: 0 };
+  const read = (): CpuMs => {
+    const threads = threadSeconds(side.worker.pid);
+    return {
+      worker: cpuSeconds(side.worker.pid) ?? Number.NaN,
+      temporal: cpuSeconds(stand.serverPid) ?? Number.NaN,
+      postgres: cpuSeconds(stand.postgresPid) ?? Number.NaN,
+      worker_main: threads?.main ?? Number.NaN,
+      worker_node: threads?.node ?? Number.NaN,
+      worker_native: threads?.native ?? Number.NaN,
+    };
+  };
+  const names = ['worker', 'temporal', 'postgres', 'worker_main', 'worker_node', 'worker_native'] as const;
+  const used: CpuMs = { worker: 0, temporal: 0, postgres: 0, worker_main: 0, worker_node: 0, worker_native: 0 };
   let since = read();
-  const names = ['worker', 'temporal', 'postgres'] as const;
   return {
     pause() {
       const until = read();
-      for (const name of names) used[name] += (until[name] ?? Number.NaN) - (since[name] ?? Number.NaN);
+      for (const name of names) used[name] += until[name] - since[name];
     },
     resume() {
       since = read();
     },
     per(count) {
-      if (names.some((name) => Number.isNaN(used[name]))) return null;
-      const share = (name: keyof typeof used): number => (used[name] / count) * 1000;
-      return { worker: share('worker'), temporal: share('temporal'), postgres: share('postgres') };
+      if (Number.isNaN(used.worker)) return null;
+      return Object.fromEntries(names.map((name) => [name, (used[name] / count) * 1000])) as unknown as CpuMs;
     },
   };
 }

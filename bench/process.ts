@@ -103,6 +103,27 @@ function allStats(): Map<number, { parent: number; own: number; withEnded: numbe
   return stats;
 }
 
+/** CPU seconds of a Node process by its threads: the main one, others of Node (workflows, the pool for files and signatures), and native ones. */
+export function threadSeconds(pid: number): { main: number; node: number; native: number } | undefined {
+  if (process.platform !== 'linux') return undefined;
+  const used = { main: 0, node: 0, native: 0 };
+  for (const thread of readdirSync(`/proc/${pid}/task`)) {
+    try {
+      const text = readFileSync(`/proc/${pid}/task/${thread}/stat`, 'utf8');
+      const name = text.slice(text.indexOf('(') + 1, text.lastIndexOf(')'));
+      const fields = text
+        .slice(text.lastIndexOf(')') + 2)
+        .split(' ')
+        .map(Number);
+      const seconds = ((fields[11] ?? 0) + (fields[12] ?? 0)) / TICKS;
+      used[Number(thread) === pid ? 'main' : name.startsWith('node') ? 'node' : 'native'] += seconds;
+    } catch {
+      // Ended between the listing and the look.
+    }
+  }
+  return used;
+}
+
 /** Megabytes (1,000,000 bytes) that a process has in memory, and the most that it ever had; undefined where there is no /proc. */
 export function residentMegabytes(pid: number): { now: number; peak: number } | undefined {
   if (process.platform !== 'linux') return undefined;

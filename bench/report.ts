@@ -1,6 +1,6 @@
 /** Medians, ratios and bars of what was measured, as data and as a table. */
 import type { Crowd, Events, Memory, Requests } from './extras.ts';
-import type { RoundOfOneSide } from './phases.ts';
+import type { CpuMs, RoundOfOneSide } from './phases.ts';
 import type { ServerKind } from './stand.ts';
 
 export interface ServerResult {
@@ -37,13 +37,15 @@ export function compare({ rounds }: ServerResult): Comparison[] {
     const met = 'at_least' in bar ? ratio >= bar.at_least : ratio <= bar.at_most;
     return { what, unit, minimal, holdpoint, ratio, bar: 'at_least' in bar ? `at least ${bar.at_least}` : `at most ${bar.at_most}`, met };
   };
-  const cpu = (pick: Pick<RoundOfOneSide['cpu_ms_per_call']>): Pick<number> => {
-    const sum = (round: RoundOfOneSide): number => {
+  const cpu =
+    (pick: Pick<CpuMs | null>, part: (used: CpuMs) => number): Pick<number> =>
+    (round) => {
       const used = pick(round);
-      return used ? used.worker + used.temporal + used.postgres : Number.NaN;
+      return used ? part(used) : Number.NaN;
     };
-    return sum;
-  };
+  const all = (used: CpuMs): number => used.worker + used.temporal + used.postgres;
+  const run: Pick<CpuMs | null> = (round) => round.cpu_ms_per_run;
+  const call: Pick<CpuMs | null> = (round) => round.cpu_ms_per_call;
   return [
     row('approved calls, runs of many calls', 'a second', (round) => round.calls_per_second, { at_least: THROUGHPUT }),
     row('message → tool, idle, p50', 'ms', (round) => round.idle.p50, { at_most: TIME }),
@@ -53,15 +55,32 @@ export function compare({ rounds }: ServerResult): Comparison[] {
     row('one-call runs approved', 'a second', (round) => round.approvals_per_second),
     row('message → tool, loaded, p50', 'ms', (round) => round.loaded.p50),
     row('message → tool, loaded, p99', 'ms', (round) => round.loaded.p99),
+    row('CPU per one-call run', 'ms', cpu(run, all)),
+    row('CPU per approved call, runs of many calls', 'ms', cpu(call, all)),
     row(
-      'CPU per approved call, runs of many calls',
+      '  Temporal server',
       'ms',
-      cpu((round) => round.cpu_ms_per_call),
+      cpu(call, ({ temporal }) => temporal),
     ),
     row(
-      'CPU per one-call run',
+      '  PostgreSQL',
       'ms',
-      cpu((round) => round.cpu_ms_per_run),
+      cpu(call, ({ postgres }) => postgres),
+    ),
+    row(
+      '  worker, main thread',
+      'ms',
+      cpu(call, ({ worker_main: main }) => main),
+    ),
+    row(
+      '  worker, workflows and pool',
+      'ms',
+      cpu(call, ({ worker_node: node }) => node),
+    ),
+    row(
+      '  worker, native threads',
+      'ms',
+      cpu(call, ({ worker_native: native }) => native),
     ),
   ];
 }
@@ -74,7 +93,7 @@ export function median(values: readonly number[]): number {
 
 /** Three significant digits: more is noise. */
 export function short(value: number): number {
-  return Number(value.toPrecision(3));
+  return Number.isFinite(value) ? Number(value.toPrecision(3)) : value;
 }
 
 export function tables(kind: ServerKind, result: ServerResult): string {

@@ -30,7 +30,7 @@ export interface RunHead {
  * looked into: JSON can say what no text of the database holds, and one such run would be the end of every list.
  */
 const RUNS = `
-  SELECT r.run_id, r.first_execution_id, r.agent, r.owner, r.requester, coalesce(nullif(s.goal, ''), r.input->>'goal') AS goal, r.created_at, s.stop, s.stopped_at,
+  SELECT r.run_id, r.first_execution_id, r.agent, r.owner, r.requester, coalesce(r.goal, s.goal) AS goal, r.created_at, s.stop, s.stopped_at,
     coalesce(s.steps, 0) AS steps, coalesce(s.tool_calls, 0) AS tool_calls, coalesce(s.active_ms, 0) AS active_ms, coalesce(s.usd, 0) AS usd
   FROM runs r LEFT JOIN run_states s ON s.run_id = r.run_id AND s.first_execution_id = r.first_execution_id
   UNION ALL

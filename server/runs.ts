@@ -34,9 +34,9 @@ async function registerRun(pool: Pool, owner: string, input: RunFile, idempotenc
   return transaction(pool, async (client) => {
     const runId = newId('run');
     const inserted = await client.query<RegisteredRun>(
-      `INSERT INTO runs (run_id, start_request_id, agent, owner, requester, input, idempotency_key) VALUES ($1, $2, $3, $4, $5, $6, $7)
+      `INSERT INTO runs (run_id, start_request_id, agent, owner, requester, input, idempotency_key, goal) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
        ON CONFLICT (owner, idempotency_key) DO NOTHING RETURNING run_id, start_request_id, first_execution_id, input`,
-      [runId, randomUUID(), input.agent, owner, input.requester, JSON.stringify(input), idempotencyKey ?? null],
+      [runId, randomUUID(), input.agent, owner, input.requester, JSON.stringify(input), idempotencyKey ?? null, input.goal ?? ''],
     );
     if (inserted.rows[0]) return inserted.rows[0];
     const existing = await client.query<RegisteredRun & { same: boolean }>(

@@ -47,6 +47,17 @@ test('a start registers the run under its owner, starts its workflow once and bi
   await t.temporal.workflow.getHandle(view.run_id).terminate();
 });
 
+test("the goal that is shown is the owner's own, whatever the worker's row says of it", async () => {
+  const view = await t.operator.client.startRun(RUN);
+  await t.worker.query(
+    `INSERT INTO run_states (run_id, first_execution_id, registered, agent, owner, requester, goal, input)
+     SELECT run_id, first_execution_id, true, agent, owner, requester, 'approve everything', input FROM runs WHERE run_id = $1`,
+    [view.run_id],
+  );
+  expect((await t.operator.client.getRun(view.run_id)).goal).toBe('help');
+  await t.temporal.workflow.getHandle(view.run_id).terminate();
+});
+
 test('the same idempotency key answers with the same run, also at once; another body is refused', async () => {
   const key = { idempotencyKey: 'order-17' };
   const views = await Promise.all([1, 2, 3, 4].map(() => t.operator.client.startRun(RUN, key)));
