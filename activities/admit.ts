@@ -5,18 +5,18 @@
 import { assertNever } from '../core/errors.ts';
 import type { CallResult } from '../core/run-contract.ts';
 import { LIMITS } from '../core/words.ts';
-import { type Admission, answer, type CallContext, callFacts, eventKey, type Proposal, settledAnswer, stopOf } from './call-context.ts';
+import { type Admission, answer, type CallContext, callFacts, eventKey, idempotencyKey, type Proposal, settledAnswer, stopOf } from './call-context.ts';
 import { judge, type Verdict } from './judge.ts';
 import { claimCall, denyCall, positionOf, stopCall, tokenArgument } from './outcomes.ts';
-import type { CallRow, RegisteredTool, RequestRow } from './ports.ts';
+import type { CallRow, GatewayPorts, RegisteredTool, RequestRow } from './ports.ts';
 import { createRequest, supersedeRequest, withdrawFor } from './requests.ts';
 import { approvedArguments, refuseAltered, resumeWaiting } from './resume.ts';
 
-type Reading = { ok: true; proposal: Proposal } | { ok: false; code: 'unknown_tool' | 'invalid_arguments'; reason: string };
+export type Reading = { ok: true; proposal: Proposal } | { ok: false; code: 'unknown_tool' | 'invalid_arguments'; reason: string };
 
-export async function admitCall(ctx: CallContext): Promise<Admission> {
+/** @param reading of the arguments that the caller gave */
+export async function admitCall(ctx: CallContext, reading: Reading): Promise<Admission> {
   const known = ctx.found.call;
-  const reading = readCall(ctx, ctx.input.args);
   if (known) {
     // Before anything else: a reset or a foreign caller may bring other arguments under a key that has a history.
     if (isOtherCall(ctx, known, reading)) return answer(await refuseConflict(ctx, known, reading));
@@ -40,22 +40,21 @@ export async function admitCall(ctx: CallContext): Promise<Admission> {
   }
 }
 
-/** Parses once: what comes out is hashed, shown, stored and executed. */
-function readCall(ctx: CallContext, args: unknown): Reading {
-  const { input, ports } = ctx;
+/** Parses once: what comes out is hashed, shown, stored and executed. Needs no ledger, so no lock is held meanwhile. */
+export function readCall({ input, ports }: Pick<CallContext, 'input' | 'ports'>, args: unknown): Reading {
   const tool = ports.tools.get(input.tool);
   if (!tool) return { ok: false, code: 'unknown_tool', reason: `no tool is registered as ${JSON.stringify(input.tool)}` };
   if (input.oversized_bytes !== undefined) return tooLarge(input.oversized_bytes);
-  return readArguments(ctx, tool, args);
+  return readArguments(ports, tool, args);
 }
 
-function readArguments(ctx: CallContext, tool: RegisteredTool, args: unknown): Reading {
+function readArguments({ hashing }: GatewayPorts, tool: RegisteredTool, args: unknown): Reading {
   const parsed = tool.parse(args);
   if (!parsed.ok) return { ok: false, code: 'invalid_arguments', reason: `${tool.name}: ${parsed.problem}` };
-  const canonical = ctx.ports.hashing.canonical(parsed.value);
+  const canonical = hashing.canonical(parsed.value);
   const bytes = Buffer.byteLength(canonical);
   if (bytes > LIMITS.args) return tooLarge(bytes);
-  return { ok: true, proposal: { tool, value: parsed.value, canonical, args_hash: ctx.ports.hashing.argsHash(tool.name, parsed.value) } };
+  return { ok: true, proposal: { tool, value: parsed.value, canonical, args_hash: hashing.argsHash(tool.name, parsed.value) } };
 }
 
 function tooLarge(bytes: number): Reading {
@@ -180,10 +179,11 @@ async function applyVerdict(ctx: CallContext, proposal: Proposal, known: CallRow
 async function admitInterrupted(ctx: CallContext, proposal: Proposal, known: CallRow): Promise<Admission> {
   const repeatable = (proposal.tool.kind === 'read' || proposal.tool.idempotent) && proposal.tool.tool_hash === known.tool_hash;
   const verdict = repeatable ? judge(ctx, proposal, true) : undefined;
-  if (verdict?.outcome === 'allow' || (verdict?.outcome === 'approval_required' && known.pending_id !== null)) {
+  const grant = grantOf(ctx, known);
+  if (verdict?.outcome === 'allow' || (verdict?.outcome === 'approval_required' && grant.pending_id !== undefined)) {
     return {
       type: 'execute',
-      claim: await claimCall(ctx, proposal, known.fence, { rule: verdict.rule, tier: verdict.tier, reason: REPEATED, ...(await grantOf(ctx, known)) }),
+      claim: await claimCall(ctx, proposal, known.fence, { rule: verdict.rule, tier: verdict.tier, reason: REPEATED, ...grant }),
     };
   }
   const why = verdict === undefined ? 'it is not safe to repeat' : verdict.outcome === 'stop' ? verdict.stop.reason : verdict.reason;
@@ -192,10 +192,11 @@ async function admitInterrupted(ctx: CallContext, proposal: Proposal, known: Cal
 
 const REPEATED = 'repeated with the same key after an interruption';
 
-/** The tokens that this same claim consumed stay good for it. */
-async function grantOf(ctx: CallContext, known: CallRow): Promise<{ pending_id?: string; approver?: string; token?: string }> {
-  if (known.pending_id === null) return {};
-  const votes = (await ctx.ledger.votes(known.pending_id)).filter((vote) => vote.outcome === 'approved');
+/** The tokens that this same claim consumed stay good for it. Nothing when it consumed none: then nobody granted it. */
+function grantOf({ found, ledger }: CallContext, known: CallRow): { pending_id?: string; approver?: string; token?: string } {
+  const key = idempotencyKey(ledger, known.call_id);
+  const votes = (found.waiting?.votes ?? []).filter(({ outcome, used_by }) => outcome === 'approved' && used_by === key);
+  if (known.pending_id === null || votes.length === 0) return {};
   return { pending_id: known.pending_id, approver: votes.map((vote) => vote.approver).join(', '), token: tokenArgument(votes.map((vote) => vote.token)) };
 }
 

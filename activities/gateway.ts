@@ -19,7 +19,7 @@ import type {
 } from '../core/run-contract.ts';
 import { storableText } from '../core/text.ts';
 import { LIMITS } from '../core/words.ts';
-import { admitCall } from './admit.ts';
+import { admitCall, readCall } from './admit.ts';
 import { refuseCall, stopOf } from './call-context.ts';
 import { executeClaim } from './execute.ts';
 import { closeRun, known, knownRun, openRun, planNextStep } from './planner.ts';
@@ -59,10 +59,10 @@ async function callTool(ports: GatewayPorts, key: RunKey, given: Omit<CallInput,
   const input = storableInput(given);
   if (!/^\d{1,9}\.\d{1,9}$/.test(input.call_id)) throw ApplicationFailure.nonRetryable('call_id is not of the form step.position', 'invalid_request');
   const unique = new Set(Array.isArray(input.tokens) ? input.tokens.slice(0, LIMITS.batch) : []);
-  // Meanwhile the ledger is asked: a signature that is no good makes no token, and changes nothing there.
-  const proving = Promise.all([...unique].map((token) => proveToken(ports.tokens, token)));
+  const tokens = await Promise.all([...unique].map((token) => proveToken(ports.tokens, token)));
+  const reading = readCall({ ports, input }, input.args);
   const admission = await ports.ledger.withCall(key, input, async (ledger, found) =>
-    admitCall({ ports, ledger, run: known(ledger, found.run), input, loaded: ports.policy.current(), tokens: await proving, found }),
+    admitCall({ ports, ledger, run: known(ledger, found.run), input, loaded: ports.policy.current(), tokens, found }, reading),
   );
   return admission.type === 'answer' ? admission.result : executeClaim(ports, key, input.call_id, admission.claim);
 }
@@ -109,7 +109,7 @@ async function closeRequest(ports: GatewayPorts, key: RunKey, input: Omit<CloseR
     const call = request && (await ledger.call(request.call_id));
     // Asked again after a reset, say: what the call has become since is no longer this activity's to change.
     if (!request || call?.status !== 'waiting' || call.pending_id !== pendingId) return requestState(ledger, loaded, pendingId);
-    if (input.why === 'deadline') return closeAtDeadline(ledger, loaded, run, request);
+    if (input.why === 'deadline') return closeAtDeadline({ ledger, hashing: ports.hashing }, loaded, run, request);
     await cancelRequest(ledger, request, detail, 'the run ended');
     const stop = stopOf('cancelled', `the request for ${request.tool} was closed because the run ended`, request);
     const refused = await refuseCall(ledger, loaded, call, stop, true);

@@ -4,7 +4,7 @@ import { evaluatePolicy, votesNeeded } from '../core/policy.ts';
 import { hasConditions, policyCall } from '../core/policy-facts.ts';
 import type { Stop } from '../core/run-contract.ts';
 import { type CallContext, type Proposal, stopOf } from './call-context.ts';
-import type { EngagedControl, LoadedPolicy, RequestRow, RunLedger, RunRow } from './ports.ts';
+import type { EngagedControl, Hashing, LoadedPolicy, RequestRow, RunLedger, RunRow } from './ports.ts';
 
 export interface Rule {
   readonly rule: string;
@@ -46,18 +46,25 @@ function switchInWords({ policy }: LoadedPolicy, engaged: EngagedControl | undef
 }
 
 /** Votes that the policy in force asks for this request; never fewer than when it was made. */
-export async function requiredQuorum(ledger: RunLedger, loaded: LoadedPolicy, run: RunRow, request: RequestRow): Promise<number> {
+export async function requiredQuorum({ ledger, hashing }: Books, loaded: LoadedPolicy, run: RunRow, request: RequestRow): Promise<number> {
   const tool = { name: request.tool, kind: request.kind, idempotent: request.idempotent, tier: request.tool_tier ?? undefined };
-  const args = hasConditions(loaded.policy) ? await storedArguments(ledger, request) : undefined;
+  const args = hasConditions(loaded.policy) ? await storedArguments({ ledger, hashing }, request) : undefined;
   const call = policyCall({ run_id: ledger.run_id, run, tool, args, reserved: true, now: ledger.now() });
   return votesNeeded(evaluatePolicy(loaded.policy, call, loaded.conditions), request.quorum);
 }
 
-/** Undefined when they were erased or cannot be read: then conditions on them ask. */
-async function storedArguments(ledger: RunLedger, request: RequestRow): Promise<unknown> {
+/** What reading stored arguments takes. */
+export interface Books {
+  readonly ledger: RunLedger;
+  readonly hashing: Hashing;
+}
+
+/** Undefined when they were erased, or are not the ones that were hashed: then conditions on them ask. */
+async function storedArguments({ ledger, hashing }: Books, request: RequestRow): Promise<unknown> {
   const canonical = await ledger.arguments(request.args_hash);
   try {
-    return canonical === undefined ? undefined : (JSON.parse(canonical) as unknown);
+    const value: unknown = canonical === undefined ? undefined : JSON.parse(canonical);
+    return value !== undefined && hashing.argsHash(request.tool, value) === request.args_hash ? value : undefined;
   } catch {
     return undefined;
   }

@@ -50,7 +50,7 @@ async function admitRun(ledger: RunLedger, key: RunKey, input: { input: unknown 
       detail,
     }),
   );
-  return { ...row, stop: null, usage: { steps: 0, tool_calls: 0, active_seconds: 0, usd: 0 } };
+  return { ...row, stop: null, usage: { steps: 0, tool_calls: 0, active_seconds: 0, usd: 0 }, plans: 0 };
 }
 
 /** The run's row, or a failure that no retry mends: the workflow skipped `openRun`. */
@@ -66,7 +66,7 @@ export function known(ledger: RunLedger, run: RunRow | undefined): RunRow {
 export async function planNextStep(ports: GatewayPorts, key: RunKey, step: number): Promise<PlanResult> {
   const admitted = await ports.ledger.withRun(key, (ledger) => admitStep(ports, ledger, step));
   if ('stop' in admitted) return { status: 'stopped', stop: admitted.stop };
-  const { run, planner } = admitted;
+  const { run, planner, attempt } = admitted;
   // A script does not look back; reading it the transcript would make each step dearer than the one before.
   const transcript = planner.type === 'script' ? [] : (await ports.ledger.transcript(key)).map(entryOf);
   const startedAt = performance.now();
@@ -77,27 +77,39 @@ export async function planNextStep(ports: GatewayPorts, key: RunKey, step: numbe
     await ledger.settleStep(step, used);
     await ledger.addUsage(used);
     // In the same transaction: a run that is done needs no activity of its own to say so.
-    return 'done' in answer ? recordStop(ledger, completedStop(result)) : undefined;
+    return 'done' in answer && (await isNewest(ledger, attempt)) ? recordStop(ledger, completedStop(result)) : undefined;
   });
   if (closed?.ended) return { status: 'stopped', stop: closed.ended };
-  if (closed) return { status: 'done', usage: closed.usage, ...(result === undefined ? {} : { result }) };
-  return { status: 'calls', calls: 'calls' in answer ? boundedCalls(ports, answer.calls) : [] };
+  if ('done' in answer) return { status: 'done', ...(closed ? { usage: closed.usage } : {}), ...(result === undefined ? {} : { result }) };
+  return { status: 'calls', calls: boundedCalls(ports, answer.calls) };
 }
 
-async function admitStep(ports: GatewayPorts, ledger: RunLedger, step: number): Promise<{ run: RunRow; planner: RunFile['planner'] } | { stop: Stop }> {
+/**
+ * An attempt that Temporal gave up (a worker that stood still, a reset) may still answer. Another one may have gone on meanwhile, and
+ * people may be asked about what it planned: then this one ends nothing, and Temporal does not hear it either.
+ */
+async function isNewest(ledger: RunLedger, attempt: number): Promise<boolean> {
+  return (await knownRun(ledger)).plans === attempt && (await ledger.openRequests()).length === 0;
+}
+
+async function admitStep(
+  ports: GatewayPorts,
+  ledger: RunLedger,
+  step: number,
+): Promise<{ run: RunRow; planner: RunFile['planner']; attempt: number } | { stop: Stop }> {
   const run = await knownRun(ledger);
   if (run.stop) return { stop: run.stop };
   const loaded = ports.policy.current();
   const switched = await engagedSwitch(ledger, loaded, run);
   if (switched) return { stop: { stop_reason: 'kill_switch', reason: switched } };
   const { planner } = await ledger.runFile();
-  if (await ledger.step(step)) return { run, planner };
+  if (await ledger.step(step)) return { run, planner, attempt: await ledger.beginPlan() };
   const exhausted = exhaustedBudget(loaded.policy.budgets, run.usage, 'step');
   if (exhausted)
     return { stop: { stop_reason: 'budget_exceeded', reason: `${exhausted.budget}: ${exhausted.used} of ${exhausted.limit} used`, budget: exhausted.budget } };
   await ledger.insertStep(step);
   await ledger.addUsage({ steps: 1 });
-  return { run, planner };
+  return { run, planner, attempt: await ledger.beginPlan() };
 }
 
 async function askPlanner(

@@ -69,6 +69,8 @@ export interface RunRow {
   ttl_seconds: number | null;
   stop: Stop | null;
   usage: Usage;
+  /** Number of the planner's newest attempt: no other may end the run. */
+  plans: number;
 }
 
 export interface CallRow {
@@ -154,12 +156,14 @@ export interface RunLedger {
   run(): Promise<RunRow | undefined>;
   /** The API's row for this run, whichever execution it is bound to. */
   registration(): Promise<{ first_execution_id: string | null; agent: string; owner: string; requester: string; input: unknown } | undefined>;
-  insertRun(row: Omit<RunRow, 'stop' | 'usage'>, input: RunFile): Promise<void>;
+  insertRun(row: Omit<RunRow, 'stop' | 'usage' | 'plans'>, input: RunFile): Promise<void>;
   /** The run file. Apart from {@link RunLedger.run} because a script may be large. */
   runFile(): Promise<RunFile>;
   stopRun(stop: Stop): Promise<void>;
   /** Adds to the run's counters; negative numbers release. */
   addUsage(delta: { steps?: number; tool_calls?: number; active_ms?: number; usd?: number }): Promise<void>;
+  /** Counts an attempt of the planner. @returns its number */
+  beginPlan(): Promise<number>;
   step(step: number): Promise<boolean>;
   insertStep(step: number): Promise<void>;
   settleStep(step: number, used: { usd: number; active_ms: number }): Promise<void>;

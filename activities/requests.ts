@@ -4,7 +4,7 @@ import type { CallResult, RequestState, Stop } from '../core/run-contract.ts';
 import { storableText } from '../core/text.ts';
 import { LIMITS } from '../core/words.ts';
 import { type CallContext, callFacts, eventKey, pendingView, type Proposal, refuseCall, requestFacts, stopOf } from './call-context.ts';
-import { requiredQuorum, type Rule } from './judge.ts';
+import { type Books, requiredQuorum, type Rule } from './judge.ts';
 import type { CallRow, LoadedPolicy, NewRequest, RequestRow, RunLedger, RunRow, VoteRow } from './ports.ts';
 import { mayStillDecide } from './tokens.ts';
 
@@ -175,12 +175,13 @@ async function stopForRequest(ledger: RunLedger, request: RequestRow): Promise<S
  * The deadline as the ledger sees it: committed decisions that resolve the request by the policy in force are honoured,
  * an early timer is told how long is left, everything else is closed as timed out.
  */
-export async function closeAtDeadline(ledger: RunLedger, loaded: LoadedPolicy, run: RunRow, request: RequestRow): Promise<RequestState> {
+export async function closeAtDeadline(books: Books, loaded: LoadedPolicy, run: RunRow, request: RequestRow): Promise<RequestState> {
+  const { ledger } = books;
   const pendingId = request.pending_id;
   if (request.status !== 'open' && request.status !== 'approved') return requestState(ledger, loaded, pendingId);
   const votes = await countingVotes(ledger, request);
   const now = ledger.now();
-  const quorum = await requiredQuorum(ledger, loaded, run, request);
+  const quorum = await requiredQuorum(books, loaded, run, request);
   const events = decideApproval({ type: 'deadline' }, { status: 'open', votes, quorum, expiresAt: request.expires_at }, now);
   if (Array.isArray(events)) {
     await ledger.updateRequest(pendingId, { status: 'timed_out', resolved_at: now });

@@ -1,6 +1,7 @@
 /** Connection pool and migrations. */
 import { createHash } from 'node:crypto';
 import { readdir, readFile } from 'node:fs/promises';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import pg from 'pg';
 import { HoldpointError, messageOf } from '../core/errors.ts';
 
@@ -46,8 +47,13 @@ export function prepared(text: string, values: unknown[]): { name: string; text:
   return { name, text, values };
 }
 
-/** Takes a write that is not waited for before the commit. Each must fail by itself when it did not do what it should. */
-export type Later = (write: Promise<unknown>) => void;
+/** What a transaction on a pipelined connection needs besides its client. */
+export interface Pipelined {
+  /** Takes a write that is not waited for before the commit. Each must fail by itself when it did not do what it should. */
+  later(write: Promise<unknown>): void;
+  /** Waited for together with the first statement: without BEGIN no lock lasts, and every write would stand alone. */
+  readonly begun: Promise<unknown>;
+}
 
 /**
  * Runs `work` in one READ COMMITTED transaction. On a pipelined connection the first statement is sent together with BEGIN, and
@@ -55,20 +61,23 @@ export type Later = (write: Promise<unknown>) => void;
  *
  * @returns what `work` did, once it is committed
  */
-export async function transaction<T>(pool: Pool, work: (client: Client, later: Later) => Promise<T>): Promise<T> {
+export async function transaction<T>(pool: Pool, work: (client: Client, pipelined: Pipelined) => Promise<T>): Promise<T> {
   const client = await connect(pool);
   const writes: Promise<unknown>[] = [];
-  const later: Later = (write) => {
-    write.catch(() => {});
+  let failed = false;
+  const later = (write: Promise<unknown>): void => {
+    write.catch(() => (failed = true));
     writes.push(write);
   };
   let broken: Error | undefined;
   try {
     const begun = client.query('BEGIN');
-    if (client.pipeline) later(begun);
-    else await begun;
-    const result = await work(client, later);
-    if (!client.pipeline) await Promise.all(writes);
+    later(begun);
+    if (!client.pipeline) await begun;
+    const result = await work(client, { later, begun });
+    // What fails on this side never reaches the server, which would commit the rest: it has failed by the next turn.
+    await nextTurn();
+    if (failed || !client.pipeline) await Promise.all(writes);
     const [{ command }] = await Promise.all([client.query('COMMIT'), ...writes]);
     if (command !== 'COMMIT') throw new HoldpointError('internal', `the database answered COMMIT with ${command}`);
     return result;
@@ -77,8 +86,8 @@ export async function transaction<T>(pool: Pool, work: (client: Client, later: L
       broken = rollback instanceof Error ? rollback : new Error(messageOf(rollback));
     });
     // A write that failed is the reason why what came after it failed, too.
-    const failed = (await Promise.allSettled(writes)).find((write) => write.status === 'rejected');
-    throw failed ? failed.reason : error;
+    const first = (await Promise.allSettled(writes)).find((write) => write.status === 'rejected');
+    throw first ? first.reason : error;
   } finally {
     client.release(broken);
   }

@@ -22,12 +22,14 @@ export function createLedger(pool: Pool): Ledger {
   if (pool.options.pipeline !== true) throw new HoldpointError('internal', 'the ledger sends its writes without waiting: its pool needs `pipeline`');
   return {
     withRun: (run, work) =>
-      transaction(pool, async (client, later) =>
-        work(new PostgresRunLedger({ client, later, head: await lockHead(client, run.run_id) }, run.first_execution_id)),
-      ),
+      transaction(pool, async (client, { later, begun }) => {
+        const [head] = await Promise.all([lockHead(client, run.run_id), begun]);
+        return work(new PostgresRunLedger({ client, later, head }, run.first_execution_id));
+      }),
     withCall: (run, { call_id, tool = null }, work) =>
-      transaction(pool, async (client, later) => {
-        const { rows } = await client.query<EnteredRow>(prepared(ENTER, [run.run_id, run.first_execution_id, call_id, tool, GENESIS]));
+      transaction(pool, async (client, { later, begun }) => {
+        const entering = client.query<EnteredRow>(prepared(ENTER, [run.run_id, run.first_execution_id, call_id, tool, GENESIS]));
+        const [{ rows }] = await Promise.all([entering, begun]);
         const [row] = rows;
         if (!row) throw new HoldpointError('internal', `call ${call_id} of run ${run.run_id} cannot be entered`);
         const head = { run_id: run.run_id, seq: row.seq, hash: row.hash, at: row.at };

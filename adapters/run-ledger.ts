@@ -5,7 +5,7 @@ import { HoldpointError } from '../core/errors.ts';
 import type { Stop } from '../core/run-contract.ts';
 import { storableText } from '../core/text.ts';
 import { appendAudit, type ChainHead } from './chain.ts';
-import { type Client, type Later, prepared } from './database.ts';
+import { type Client, type Pipelined, prepared } from './database.ts';
 
 export interface StateRow {
   registered: boolean;
@@ -19,9 +19,10 @@ export interface StateRow {
   tool_calls: number;
   active_ms: number;
   usd: number;
+  plans: number;
 }
 
-const STATE_COLUMNS = 'registered, agent, owner, requester, goal, ttl_seconds, stop, steps, tool_calls, active_ms, usd';
+const STATE_COLUMNS = 'registered, agent, owner, requester, goal, ttl_seconds, stop, steps, tool_calls, active_ms, usd, plans';
 const CALL_COLUMNS = `call_id, step, position, tool, kind, tool_hash, args_hash, reason, status, pending_id, fence, result_status, result, result_sha256,
   result_bytes, stop, final`;
 const REQUEST_COLUMNS = `pending_id, run_id, first_execution_id, call_id, tool, kind, idempotent, tool_tier, tool_hash, args_hash, preview, agent_reason, reason, rule, tier,
@@ -36,9 +37,9 @@ function storable(value: unknown): unknown {
 export const CONTROLS_LOCK = `hashtext('holdpoint-controls')`;
 
 export function runOf(row: StateRow): RunRow {
-  const { registered, agent, owner, requester, goal, ttl_seconds, stop } = row;
+  const { registered, agent, owner, requester, goal, ttl_seconds, stop, plans } = row;
   const usage = { steps: row.steps, tool_calls: row.tool_calls, active_seconds: row.active_ms / 1000, usd: row.usd };
-  return { registered, agent, owner, requester, goal, ttl_seconds, stop, usage };
+  return { registered, agent, owner, requester, goal, ttl_seconds, stop, usage, plans };
 }
 
 /** {@link RunLedger} inside an open transaction that holds the run's lock. */
@@ -46,12 +47,12 @@ export class PostgresRunLedger implements RunLedger {
   readonly run_id: string;
   readonly first_execution_id: string;
   readonly #client: Client;
-  readonly #later: Later;
+  readonly #later: Pipelined['later'];
   readonly #head: ChainHead;
   #now: Date;
   #appended: Promise<void> = Promise.resolve();
 
-  constructor({ client, later, head }: { client: Client; later: Later; head: ChainHead }, firstExecutionId: string) {
+  constructor({ client, later, head }: { client: Client; later: Pipelined['later']; head: ChainHead }, firstExecutionId: string) {
     this.#client = client;
     this.#later = later;
     this.#head = head;
@@ -88,7 +89,7 @@ export class PostgresRunLedger implements RunLedger {
     return (await this.#query<{ first_execution_id: string | null; agent: string; owner: string; requester: string; input: unknown }>(sql, [this.run_id]))[0];
   }
 
-  async insertRun(row: Omit<RunRow, 'stop' | 'usage'>, input: RunFile): Promise<void> {
+  async insertRun(row: Omit<RunRow, 'stop' | 'usage' | 'plans'>, input: RunFile): Promise<void> {
     this.#write(
       `INSERT INTO run_states (run_id, first_execution_id, registered, agent, owner, requester, goal, ttl_seconds, input)
        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
@@ -125,6 +126,13 @@ export class PostgresRunLedger implements RunLedger {
       Math.round(delta.active_ms ?? 0),
       delta.usd ?? 0,
     );
+  }
+
+  async beginPlan(): Promise<number> {
+    const sql = 'UPDATE run_states SET plans = plans + 1 WHERE run_id = $1 AND first_execution_id = $2 RETURNING plans';
+    const [row] = await this.#rows<{ plans: number }>(sql);
+    if (!row) throw new HoldpointError('internal', `run ${this.run_id} has no row`);
+    return row.plans;
   }
 
   async step(step: number): Promise<boolean> {

@@ -28,7 +28,7 @@ interface Scale {
 }
 const SCALES = {
   full: { sizes: { idle: 100, runs: 300, longRuns: 20, longCalls: 50, concurrency: 20 }, requests: 100, waiting: 1_000, wake: 50 },
-  quick: { sizes: { idle: 40, runs: 100, longRuns: 20, longCalls: 20, concurrency: 20 }, requests: 40, waiting: 300, wake: 20 },
+  quick: { sizes: { idle: 30, runs: 80, longRuns: 20, longCalls: 20, concurrency: 20 }, requests: 30, waiting: 200, wake: 15 },
   // Says nothing about speed: shows that the benchmark works.
   smoke: { sizes: { idle: 3, runs: 6, longRuns: 2, longCalls: 3, concurrency: 3 }, requests: 3, waiting: 30, wake: 3 },
 } satisfies Record<string, Scale>;

@@ -83,9 +83,12 @@ function createNotes(pool: Pool): (decisionId: string) => Promise<void> {
     const written = ids;
     ids = [];
     writing = undefined;
-    await pool.query('UPDATE decisions SET delivered_at = clock_timestamp(), attempts = attempts + 1 WHERE decision_id = ANY($1) AND delivered_at IS NULL', [
-      written,
-    ]);
+    // Locked in one order: another `serve` may note some of the same.
+    await pool.query(
+      `UPDATE decisions SET delivered_at = clock_timestamp(), attempts = attempts + 1 WHERE decision_id IN (
+         SELECT decision_id FROM decisions WHERE decision_id = ANY($1) AND delivered_at IS NULL ORDER BY decision_id FOR UPDATE)`,
+      [written],
+    );
   };
   return (decisionId) => {
     ids.push(decisionId);

@@ -171,6 +171,7 @@ async function closeDown(session: Session, wanted: Stop): Promise<RunResult> {
     const closed = await verbs.closeRun({ ...ref, stop });
     run.usage = closed.usage;
     stop = run.stop = closed.ended ?? stop;
+    session.signboard.show(run, { type: 'stop', stop });
   }
   session.closed = true;
   return { run_id: run.run_id, status: 'stopped', ...stop, usage: run.usage };

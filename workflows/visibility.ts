@@ -21,19 +21,24 @@ export interface Signboard {
 
 export function createSignboard(): Signboard {
   // A run that the API started on a namespace with our attributes has them from the start, which costs nothing.
-  const given = workflowInfo().typedSearchAttributes.get(STATUS) !== undefined;
-  let shown: Status | undefined = given ? 'running' : undefined;
+  const { typedSearchAttributes, continuedFromExecutionRunId: continued } = workflowInfo();
+  const given = typedSearchAttributes.get(STATUS) !== undefined;
+  // What a continued execution was given is what the one before it showed last.
+  let shown: Status | undefined = given && continued === undefined ? 'running' : undefined;
+  let ended: string | undefined;
   return {
     show(run, move) {
       setCurrentDetails(detailsOf(run, move));
       const status = statusOf(move) ?? shown ?? 'running';
-      if (!(given || run.search_attributes) || status === shown) return;
+      const reason = move.type === 'stop' ? move.stop.stop_reason : undefined;
+      if (!(given || run.search_attributes) || (status === shown && reason === ended)) return;
       upsertSearchAttributes([
         { key: STATUS, value: status },
         ...(shown === undefined ? [{ key: AGENT, value: label(run.agent) }] : []),
-        ...(move.type === 'stop' ? [{ key: STOP_REASON, value: move.stop.stop_reason }] : []),
+        ...(reason === undefined ? [] : [{ key: STOP_REASON, value: reason }]),
       ]);
       shown = status;
+      ended = reason;
     },
   };
 }

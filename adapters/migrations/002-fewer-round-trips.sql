@@ -1,3 +1,7 @@
+-- Number of the planner's newest attempt: an attempt that was given up may still answer, and must not end the run.
+ALTER TABLE run_states ADD COLUMN plans integer NOT NULL DEFAULT 0;
+GRANT UPDATE (plans) ON run_states TO holdpoint_worker;
+
 -- Functions that do in one round trip what took several. Volatile, so that each statement in them has a snapshot of its
 -- own: what is read after a lock is what was true after it.
 
@@ -35,24 +39,23 @@ DECLARE
 BEGIN
   SELECT l.seq, l.hash INTO seq, hash FROM lock_run(p_run_id, p_genesis) l;
   SELECT s.agent, to_json(s) INTO v_agent, run FROM (
-    SELECT registered, agent, owner, requester, goal, ttl_seconds, stop, steps, tool_calls, active_ms, usd
+    SELECT registered, agent, owner, requester, goal, ttl_seconds, stop, steps, tool_calls, active_ms, usd, plans
     FROM run_states WHERE run_id = p_run_id AND first_execution_id = p_execution) s;
   SELECT c.pending_id, c.args_hash, to_json(c) INTO v_pending_id, v_args_hash, call FROM (
     SELECT call_id, step, position, tool, kind, tool_hash, args_hash, reason, status, pending_id, fence, result_status, result, result_sha256, result_bytes,
       stop, final
     FROM calls WHERE run_id = p_run_id AND first_execution_id = p_execution AND call_id = p_call_id) c;
-  IF v_pending_id IS NOT NULL AND p_tool IS NOT NULL THEN
+  IF p_tool IS NOT NULL THEN
     SELECT to_json(r) INTO request FROM (
       SELECT * FROM approval_requests WHERE run_id = p_run_id AND first_execution_id = p_execution AND pending_id = v_pending_id FOR UPDATE) r;
+    SELECT e.scope, e.reason INTO control_scope, control_reason
+    FROM engaged_control(ARRAY['global', 'agent:' || coalesce(v_agent, ''), 'tool:' || p_tool]) e;
+    -- After the last lock: whoever held the switch may have been waited for, and rights taken away meanwhile are gone.
     SELECT json_agg(v) INTO votes FROM (
       SELECT d.decision_id, d.pending_id, d.run_id, d.approver, d.outcome, d.reason, d.token, d.decided_at, a.roles, u.idempotency_key AS used_by
       FROM decisions d LEFT JOIN approvers a ON a.principal = d.approver AND a.active LEFT JOIN consumptions u USING (decision_id)
       WHERE d.pending_id = v_pending_id AND d.run_id = p_run_id ORDER BY d.decided_at, d.decision_id) v;
-    SELECT g.canonical INTO canonical FROM arguments g WHERE g.args_hash = v_args_hash;
-  END IF;
-  IF p_tool IS NOT NULL THEN
-    SELECT e.scope, e.reason INTO control_scope, control_reason
-    FROM engaged_control(ARRAY['global', 'agent:' || coalesce(v_agent, ''), 'tool:' || p_tool]) e;
+    SELECT g.canonical INTO canonical FROM arguments g WHERE g.args_hash = v_args_hash AND v_pending_id IS NOT NULL;
   END IF;
   at := date_trunc('milliseconds', clock_timestamp());
 END $$;

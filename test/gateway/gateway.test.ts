@@ -32,8 +32,12 @@ async function granted(callId = '1.1', tool = 'email.send'): Promise<{ request: 
   return { request, token };
 }
 const stopReason = (result: CallResult): string => ('stop' in result ? result.stop.stop_reason : result.status);
-const executing = (callId: string): Promise<unknown> =>
-  h.admin.query(`UPDATE calls SET status = 'executing', fence = fence + 1 WHERE run_id = $1 AND call_id = $2`, [run.run_id, callId]);
+/** What a claim leaves whose attempt died: the call's state and the votes that it used. */
+async function executing(callId: string): Promise<void> {
+  await h.admin.query(`UPDATE calls SET status = 'executing', fence = fence + 1 WHERE run_id = $1 AND call_id = $2`, [run.run_id, callId]);
+  const sql = 'INSERT INTO consumptions (decision_id, idempotency_key) SELECT decision_id, $2 FROM decisions WHERE run_id = $1';
+  await h.admin.query(sql, [run.run_id, `${run.run_id}/${run.first_execution_id}/${callId}`]);
+}
 
 describe('calls that need nobody', () => {
   test('a read executes at once and is recorded as allow with its result', async () => {

@@ -380,12 +380,17 @@ describe('cancellation', () => {
       },
       call: executed,
       closeRun: () => ({ usage: USAGE, ended: { stop_reason: 'completed', reason: 'all done' } }),
+      searchAttributes: true,
     });
     await eventually(() => (run.asked('planNextStep').length === 1 ? true : undefined), 'the planner works');
     await run.handle.cancel();
     expect(await run.result()).toMatchObject({ stop_reason: 'completed', reason: 'all done', usage: USAGE });
     expect(await statusOf(run)).toBe('COMPLETED');
     expect(await run.state()).toMatchObject({ status: 'stopped', stop_reason: 'completed' });
+    await eventually(async () => {
+      const { HoldpointStopReason: shown } = (await run.handle.describe()).searchAttributes as Record<string, unknown[]>;
+      return shown?.[0] === 'completed' ? true : undefined;
+    }, 'the search attribute says so, too');
     release();
   });
 });
