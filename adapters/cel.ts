@@ -110,7 +110,7 @@ function bindingsOf(facts: PolicyFacts): Given | Exclude<ConditionAnswer, boolea
       requester,
       ...(args === undefined ? {} : { args: celValue(args, size, 0) }),
       ...(now === undefined ? {} : { now: timestampFromDate(now) }),
-      ...(run === undefined ? {} : { run: record({ ...run, steps: BigInt(run.steps), tool_calls: BigInt(run.tool_calls) }) }),
+      ...(run === undefined ? {} : { run: record({ ...run, steps: whole(run.steps), tool_calls: whole(run.tool_calls) }) }),
     });
     return { bindings, nodes: size.nodes };
   } catch (error) {
@@ -119,6 +119,8 @@ function bindingsOf(facts: PolicyFacts): Given | Exclude<ConditionAnswer, boolea
 }
 
 const actor = ({ name, roles }: Actor): Map<string, CelInput> => record({ name, roles: [...roles] });
+
+const whole = (count: number | undefined): bigint | undefined => (count === undefined ? undefined : BigInt(count));
 
 function record(fields: Readonly<Record<string, CelInput | undefined>>): Map<string, CelInput> {
   return new Map(Object.entries(fields).flatMap(([key, value]) => (value === undefined ? [] : [[key, value]])));

@@ -134,7 +134,7 @@ command(audit, 'export', 'events, checkpoints and public keys as NDJSON')
   .option('--out <file>', 'write there instead of stdout')
   .action(async (_options, self: Command) => done(await (await import('./commands/audit.ts')).exportAll(self.optsWithGlobals())));
 
-const policy = program.command('policy').description('the policy: check, explain, test');
+const policy = program.command('policy').description('the policy: check, explain, test, replay');
 command(policy, 'check', 'read holdpoint.yaml and say what is wrong, with line and column')
   .argument('[file]', 'default: holdpoint.yaml, else the shipped one')
   .option('--strict', 'warnings are errors')
@@ -148,6 +148,10 @@ command(policy, 'explain', 'say why a call gets its outcome')
 command(policy, 'test', 'check that calls get the outcomes that fixture files expect')
   .argument('<files...>', 'YAML: {policy, cases: [{name, call, expect}]}')
   .action(async (files: string[], _options, self: Command) => done(await (await import('./commands/policy.ts')).test(files, self.optsWithGlobals())));
+filtered(command(policy, 'replay', 'what a policy would have made of the recorded calls'))
+  .argument('<file>', 'the policy that is tried')
+  .option('--examples <n>', 'at most so many calls of each change (default 5)', count)
+  .action(async (file: string, _options, self: Command) => done(await (await import('./commands/policy-replay.ts')).replay(file, self.optsWithGlobals())));
 
 command(program, 'migrate', 'bring a database to the newest schema and make the roles of worker and serve').action(async (_options, self: Command) =>
   done(await (await import('./commands/migrate.ts')).migrate(self.optsWithGlobals())),

@@ -2,11 +2,12 @@
 import type { DecisionOutcome, RequestStatus } from '../core/words.ts';
 import type { RunFile } from '../core/contracts.ts';
 import { ERROR_TABLE, type ErrorCode, HoldpointError, messageOf } from '../core/errors.ts';
-import type { ApprovalView, AuditPage, AuditReport, ControlView, DecisionAnswer, RunView } from './types.ts';
+import type { ApprovalView, AuditPage, AuditReport, ControlView, DecisionAnswer, RecordedCallsPage, RunView } from './types.ts';
 
 export * from './types.ts';
 export { HoldpointError, isHoldpointError, type ErrorCode } from '../core/errors.ts';
 export type { AuditEvent } from '../core/audit.ts';
+export type { HumanAnswer, RecordedCall } from '../core/replay.ts';
 export type { CallSummary, PendingView, RunState, Usage } from '../core/run-contract.ts';
 export type { AuditOutcome, DecisionOutcome, RequestStatus, StopReason } from '../core/words.ts';
 
@@ -136,6 +137,16 @@ export class HoldpointClient {
     } = {},
   ): Promise<AuditPage> {
     return this.#json('/v1/audit', { query: filter });
+  }
+
+  /**
+   * Calls that policy judged, with the arguments that it judged them by, in order of time. `since`: ISO 8601. `limit`: at most
+   * 500, 100 unless told. `cursor`: `next` of the page before.
+   */
+  recordedCalls(
+    filter: { run?: string | undefined; since?: string | undefined; cursor?: string | undefined; limit?: number | undefined } = {},
+  ): Promise<RecordedCallsPage> {
+    return this.#json('/v1/audit/calls', { query: filter });
   }
 
   /** Has the server verify the whole audit trail. An answer with findings is no error: look at `ok`. */

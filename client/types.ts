@@ -1,6 +1,7 @@
 /** Shapes of the HTTP API's answers. Times are ISO 8601, UTC, milliseconds. */
 import type { AuditEvent } from '../core/audit.ts';
 import type { ErrorCode } from '../core/errors.ts';
+import type { RecordedCall } from '../core/replay.ts';
 import type { RunState } from '../core/run-contract.ts';
 import type { RequestStatus } from '../core/words.ts';
 
@@ -99,6 +100,13 @@ export interface AuditReport {
 }
 export interface AuditPage {
   events: AuditEvent[];
+  /** Cursor for the next page, null at the end. */
+  next: string | null;
+}
+
+/** `GET /v1/audit/calls`. May hold fewer calls than `limit`, also none, and not be the last: arguments are large. */
+export interface RecordedCallsPage {
+  calls: RecordedCall[];
   /** Cursor for the next page, null at the end. */
   next: string | null;
 }

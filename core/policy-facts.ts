@@ -2,8 +2,8 @@
 import type { PolicyFile } from './contracts.ts';
 import type { Usage } from './run-contract.ts';
 
-/** A run's own numbers. `tool_calls` counts the other calls: the one in question is never among them. */
-export interface RunFacts extends Usage {
+/** A run's own numbers, absent where they are unknown. `tool_calls` counts the other calls: the one in question is never among them. */
+export interface RunFacts extends Partial<Usage> {
   readonly run_id: string;
   readonly goal?: string;
 }

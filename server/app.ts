@@ -16,6 +16,7 @@ import type { Delivery } from './delivery.ts';
 import { type Env, headers, hostGuard, MAX_BODY, onError, problemResponse, readBody, readQuery, requireRole } from './http.ts';
 import { authenticate } from './identities.ts';
 import type { ServerContext } from './ports.ts';
+import { recordedCalls } from './recorded-calls.ts';
 import { getApproval, listApprovals } from './requests.ts';
 import { getRun, listRuns } from './run-view.ts';
 import type { RunWatch } from './run-watch.ts';
@@ -43,17 +44,20 @@ const ApprovalsQuery = z.strictObject({
   run: id.optional(),
   limit: limit(50, 200),
 });
+const since = z
+  .union([z.iso.datetime({ offset: true }), z.iso.date()])
+  .transform((text) => new Date(text))
+  .optional();
+const cursor = z.string().max(1000).optional();
 const AuditQuery = z.strictObject({
   run: id.optional(),
-  since: z
-    .union([z.iso.datetime({ offset: true }), z.iso.date()])
-    .transform((text) => new Date(text))
-    .optional(),
+  since,
   tool: id.optional(),
   outcome: z.enum(AUDIT_OUTCOMES).optional(),
-  cursor: z.string().max(1000).optional(),
+  cursor,
   limit: limit(100, 1000),
 });
+const RecordedCallsQuery = z.strictObject({ run: id.optional(), since, cursor, limit: limit(100, 500) });
 const ExportQuery = z.strictObject({ run: id.optional() });
 const IdempotencyKey = z.string().regex(/^[\x21-\x7e]{1,200}$/, 'Idempotency-Key: 1 to 200 visible ASCII characters');
 
@@ -155,6 +159,7 @@ function auditRoutes(app: Hono<Env>, context: ServerContext, { checkpoints }: Ap
   const turns = createTurns(SNAPSHOTS);
   const reading = (c: Context<Env>): AuditReading => ({ context, file: checkpoints, turns, signal: c.req.raw.signal });
   app.get('/v1/audit', async (c) => c.json(await auditPage(context.pool, readQuery(c, AuditQuery))));
+  app.get('/v1/audit/calls', async (c) => c.json(await recordedCalls(context.pool, readQuery(c, RecordedCallsQuery))));
   app.get('/v1/audit/verify', async (c) => c.json(await auditReport(reading(c))));
   app.get('/v1/audit/export', async (c) => {
     const { run } = readQuery(c, ExportQuery);

@@ -19,7 +19,7 @@ type EventRow = Omit<AuditEvent, 'at'> & { at: Date };
 const eventOf = (row: EventRow): AuditEvent => ({ ...row, at: isoOf(row.at) });
 
 /** A time that no writer of ours can have written (`infinity`) stays readable, and fails its hash. */
-function isoOf(time: unknown): string {
+export function isoOf(time: unknown): string {
   return time instanceof Date && !Number.isNaN(time.getTime()) ? time.toISOString() : String(time);
 }
 
@@ -56,11 +56,11 @@ export async function auditPage(pool: Pool, filter: AuditFilter): Promise<AuditP
   return { events, next: rows.length > filter.limit && last ? writeCursor(last) : null };
 }
 
-function writeCursor({ at, run_id, seq }: AuditEvent): string {
+export function writeCursor({ at, run_id, seq }: Pick<AuditEvent, 'at' | 'run_id' | 'seq'>): string {
   return Buffer.from(JSON.stringify([at, run_id, seq])).toString('base64url');
 }
 
-function readCursor(cursor: string): { at: Date; run_id: string; seq: number } {
+export function readCursor(cursor: string): { at: Date; run_id: string; seq: number } {
   try {
     const value: unknown = JSON.parse(Buffer.from(cursor, 'base64url').toString('utf8'));
     if (Array.isArray(value)) {

@@ -53,10 +53,11 @@ export async function trueArguments(client: Client, request: RequestRow): Promis
   return rows[0] && matching(rows[0].canonical, request);
 }
 
-function matching(canonical: string, request: RequestRow): { canonical: string; value: unknown } | undefined {
+/** The value of stored arguments, or undefined when they are not those that were hashed. */
+export function matching(canonical: string, hashed: Pick<RequestRow, 'tool' | 'args_hash'>): { canonical: string; value: unknown } | undefined {
   try {
     const value: unknown = JSON.parse(canonical);
-    return argsHash(request.tool, value) === request.args_hash ? { canonical, value } : undefined;
+    return argsHash(hashed.tool, value) === hashed.args_hash ? { canonical, value } : undefined;
   } catch {
     return undefined;
   }

@@ -9,6 +9,7 @@ import { loadPolicyFile } from '../../adapters/policy-file.ts';
 import { loadTools } from '../../adapters/tools.ts';
 import { identify, isRunning, type ProcessIdentity } from '../../cli/stack/processes.ts';
 import type { AuditEvent } from '../../client/index.ts';
+import type { ReplayReport } from '../../core/replay.ts';
 import type { Outcome } from '../../examples/airline/table.ts';
 import { verdictOn } from '../../examples/airline/tasks.ts';
 import { eventually, temporaryFolder } from '../support/index.ts';
@@ -118,6 +119,13 @@ describe('the recordings and the rule', () => {
     }
   });
 
+  test('the candidate is the example’s policy with one rule more', async () => {
+    const [{ policy: base }, { policy: candidate }] = [await loadPolicyFile(CONFIG), await loadPolicyFile(join(EXAMPLE, 'candidate.yaml'))];
+    const { rules, ...scope } = candidate.policy;
+    expect({ ...candidate, policy: { ...scope, rules: [] } }).toEqual(base);
+    expect(rules).toHaveLength(1);
+  });
+
   test('there are fifty tasks, each recorded four times; a goal names one task and no task lists a write twice', () => {
     expect(tasks.map(({ task }) => task)).toEqual(Array.from({ length: 50 }, (_, index) => index));
     for (const { task } of tasks) expect(recordings.filter((recorded) => recorded.task === task)).toHaveLength(4);
@@ -159,6 +167,7 @@ describe('all 200 recorded runs, every write decided by the approver', () => {
   let stateDir: string;
   let outcome: Outcome;
   let audit: { ok: boolean; grants: number; findings: unknown[] };
+  let tried: ReplayReport;
   let effects: (Call & { run_id: string; call_id: string; idempotency_key: string })[];
   let replays: { recorded: Recorded; run_id: string; events: AuditEvent[] }[];
 
@@ -173,6 +182,7 @@ describe('all 200 recorded runs, every write decided by the approver', () => {
     const up = await startUp(stateDir, ['--config', CONFIG]);
     const { events } = (await holdpointJson<{ events: AuditEvent[] }>(['audit', 'list'], { stateDir })).data;
     audit = (await holdpointJson<typeof audit>(['audit', 'verify'], { stateDir })).data;
+    tried = (await holdpointJson<ReplayReport>(['policy', 'replay', join(EXAMPLE, 'candidate.yaml')], { stateDir })).data;
     await stopUp(up);
     replays = recordings.map((recorded) => {
       const run_id = outcome.run_ids[recorded.id]!;
@@ -229,6 +239,28 @@ describe('all 200 recorded runs, every write decided by the approver', () => {
     }
     expect(effects).toHaveLength(88);
     expect(new Set(effects.map(({ idempotency_key }) => idempotency_key)).size).toBe(88);
+  });
+
+  test('a policy that lets bookings under 300 USD pass would have asked 18 questions fewer, and all 18 bookings were denied', () => {
+    const paid = ({ args }: Call): number => (args as { payment_methods: { amount: number }[] }).payment_methods.reduce((sum, { amount }) => sum + amount, 0);
+    const small = (call: Call): boolean => call.tool === 'book_reservation' && paid(call) < 300;
+    const bookings = replays.flatMap(({ recorded, run_id }) =>
+      placed(recorded)
+        .filter(small)
+        .map((call) => ({ recorded, run_id, call })),
+    );
+    expect(bookings.filter(({ recorded, call: { tool, args } }) => isListed(recorded, { tool, args }))).toEqual([]);
+    expect(tried).toMatchObject({
+      recorded: 1164,
+      judged: 1164,
+      unjudged: { erased: 0, altered: 0 },
+      questions: { before: 250, now: 232, fewer: 18, more: 0 },
+      newly: { allowed: 18, asked: 0, denied: 0 },
+      newly_allowed: { approved: 0, denied: 18 },
+      unanswered: [],
+    });
+    const passed = tried.changes.flatMap(({ calls }) => calls.map(({ run_id, call_id }) => `${run_id} ${call_id}`));
+    expect(passed.sort()).toEqual(bookings.map(({ run_id, call }) => `${run_id} ${call.call_id}`).sort());
   });
 
   test('the audit trail verifies, before and after a restart, and counts one signed grant per effect', () => {

@@ -61,6 +61,8 @@ describe('a condition sees', () => {
     ['now.getDayOfWeek() == 2 && now.getMonth() == 10 && now.getDayOfYear() == 327 && now.getFullYear() == 2026', true],
     ['int(args.amount) % 2 == 0', true],
     ['timestamp(1795555806) < now', false],
+    ['sum(args.lines.map(l, l.n)) == 3.0 && sum([1, 2.5]) < 4 && sum([]) == 0.0', true],
+    ['sum(args.lines.map(l, l.n * 0.1)) > 0.5', false],
   ])('%s is %s', (when, expected) => {
     expect(faults(when)).toEqual([]);
     expect(answer(when)).toBe(expected);
@@ -133,6 +135,9 @@ describe('a condition without an answer says which kind of problem it is', () =>
     ['args.amount.startsWith("2")', 'type_mismatch'],
     ['args.amount ? true : false', 'type_mismatch'],
     ['has(args.to.name)', 'type_mismatch'],
+    ['sum(args.lines.map(l, l.sku)) > 1.0', 'type_mismatch'],
+    ['sum(args.lines.map(l, l.price)) > 1.0', 'missing_field'],
+    ['sum(args.amount) > 1.0', 'type_mismatch'],
     ['args.amount', 'not_boolean'],
     ['args.lines', 'not_boolean'],
     ['double(args.currency) < 1.0', 'failed'],
@@ -154,6 +159,8 @@ describe('a condition without an answer says which kind of problem it is', () =>
     ['owner.name == "ann"', { owner: null }],
     ['tool.idempotent', { idempotent: undefined }],
     ['agent.name == "x"', { agent: undefined }],
+    ['run.steps > 1', { run: { run_id: 'r' } }],
+    ['run.usd > 1.0', { run: { run_id: 'r' } }],
     ['run.goal == "x"', { run: { run_id: 'r', steps: 0, tool_calls: 0, active_seconds: 0, usd: 0 } }],
   ] as [string, Partial<PolicyCall>][])('%s, when that is unknown: missing_field', (when, about) => {
     const known = Object.fromEntries(Object.entries({ ...CALL, ...about }).filter(([, value]) => value !== undefined)) as unknown as PolicyCall;
@@ -182,6 +189,7 @@ describe('a condition that cannot work is refused when the policy is loaded', ()
     ['"yes"', '0 it gives something else than true or false'],
     ['args', '0 it gives something else than true or false'],
     ['[true]', '0 it gives something else than true or false'],
+    ['sum(args.l)', '0 it gives something else than true or false'],
     ['size(args)', '0 it gives something else than true or false'],
     ['args.l.map(x, x)', '6 it gives something else than true or false'],
     ['args.a.matches("(")', '15 error parsing regexp: missing closing ): `(`'],
@@ -236,6 +244,7 @@ describe('what is made to be slow', () => {
     ['args.l.all(a, args.l.all(b, a != b || a == b))'],
     ['args.l.all(a, args.l.all(b, args.l.all(c, true)))'],
     ['args.l.map(a, a).size() > 0'],
+    ['args.l.all(a, sum(args.l) > 0.0)'],
     ['args.l.all(a, args.l == args.l)'],
     ['args.l.all(a, a in args.l)'],
     ['[args.l.filter(a, true)].all(m, m.all(a, m.all(b, true)))'],
