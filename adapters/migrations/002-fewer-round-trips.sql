@@ -61,7 +61,7 @@ BEGIN
 END $$;
 
 -- Fails the transaction unless exactly one row was changed: the commit is sent together with the writes, nobody looks in between.
-CREATE FUNCTION expect_one(p_rows bigint, p_what text) RETURNS void LANGUAGE plpgsql IMMUTABLE AS $$
+CREATE FUNCTION expect_one(p_rows bigint, p_what text) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
   IF p_rows <> 1 THEN RAISE EXCEPTION '% rows of % were changed where one was meant', p_rows, p_what; END IF;
 END $$;

@@ -19,7 +19,7 @@ const DYNAMIC_CONFIG = [
 ];
 
 /**
- * A write-ahead log that is flushed at its checkpoints: half the server's CPU, a third of the time from a decision to the tool.
+ * A write-ahead log that is flushed at its checkpoints: less than half of the server's CPU, and of the time from a decision to the tool.
  * Nothing is lost when a process is killed. When the machine itself goes down the last moments may be: the file is whole all the
  * same, and the ledger, which flushes each commit, decides what counts.
  */
